@@ -1,0 +1,7 @@
+//! Logs, metrics, probes and the shutdown signal: one way to do each, for every binary.
+
+pub mod admin;
+pub mod logs;
+pub mod shutdown;
+
+pub use admin::{Admin, Readiness};

@@ -1,0 +1,13 @@
+//! Redis Cluster as a pure domain: parse what nodes say, assess the whole, plan the one next step, simulate it.
+//!
+//! No IO, no clock, no async: the world comes in as a value and the plan goes out as one. What reads live nodes and
+//! carries a plan out is the crate `cachecluster-redis-admin`.
+
+pub mod action;
+pub mod model;
+
+pub use action::{Action, NodeRef};
+pub use model::{
+    KnownNode, LinkState, Member, NodeId, NodeView, Presence, Probe, Role, SLOT_COUNT, SlotRange,
+    SlotRanges, World,
+};
