@@ -5,9 +5,11 @@
 
 pub mod action;
 pub mod model;
+pub mod parse;
 
 pub use action::{Action, NodeRef};
 pub use model::{
     KnownNode, LinkState, Member, NodeId, NodeView, Presence, Probe, Role, SLOT_COUNT, SlotRange,
     SlotRanges, World,
 };
+pub use parse::{ParseError, parse_cluster_info, parse_info, parse_nodes};

@@ -132,7 +132,7 @@ pub enum LinkState {
     Suspected,
     /// Flag `fail`: a majority agreed.
     Failed,
-    /// Flag `handshake` or `noaddr`: not (or no longer) a member that can be talked to.
+    /// Flag `handshake` or `noaddr` (without `fail`): not, or no longer, a member that can be talked to.
     Unknown,
 }
 
@@ -178,7 +178,7 @@ pub struct NodeView {
     pub link_up: bool,
     /// Whether it still loads its data set.
     pub loading: bool,
-    /// Keys in database 0.
+    /// Keys, in all databases.
     pub keys: u64,
     /// Used memory, in bytes.
     pub used_memory: u64,
