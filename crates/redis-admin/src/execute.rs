@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use cachecluster_topology::{Action, NodeId};
+use cachecluster_topology::{Action, NodeId, NodeRef, SlotRange, SlotRanges};
+use redis::{ErrorKind, RedisError};
 
 use crate::Password;
+use crate::connect::{Connection, connect};
+use crate::observe::view;
 
 /// Why an action was not, or not wholly, carried out. The next pass looks again, so none of these is fatal.
 #[derive(Debug, thiserror::Error)]
@@ -41,14 +44,246 @@ pub enum ExecuteError {
     },
 }
 
+/// How often a promoted replica is asked whether it is the primary yet.
+const PROMOTION_POLL: Duration = Duration::from_millis(10);
+
 /// Carries out `action`, every command within `deadline`. Safe to repeat, and to cut short anywhere.
+///
+/// A promotion returns when the replica says that it is the primary, or fails after `deadline`.
 ///
 /// # Errors
 /// See [`ExecuteError`]; a step that fails on one node does not keep it from the others.
 pub async fn execute(
-    _action: &Action,
-    _password: &Password,
-    _deadline: Duration,
+    action: &Action,
+    password: &Password,
+    deadline: Duration,
 ) -> Result<(), ExecuteError> {
-    Ok(())
+    let hands = Hands { password, deadline };
+    match action {
+        Action::Meet { via, peers } => hands.meet(via, peers).await,
+        Action::AssignSlots { assignments } => {
+            side_by_side(assignments, |(node, slots, epoch)| {
+                hands.assign(node, slots, *epoch)
+            })
+            .await
+        }
+        Action::Replicate { pairs } => {
+            side_by_side(pairs, |(node, primary)| hands.replicate(node, primary)).await
+        }
+        Action::Failover { replica } => hands.promote(replica, &["CLUSTER", "FAILOVER"]).await,
+        Action::ForceFailover { replica } => {
+            hands
+                .promote(replica, &["CLUSTER", "FAILOVER", "FORCE"])
+                .await
+        }
+        Action::Takeover { replica } => {
+            hands
+                .promote(replica, &["CLUSTER", "FAILOVER", "TAKEOVER"])
+                .await
+        }
+        Action::Forget { gone, everyone } => {
+            side_by_side(everyone, |node| hands.forget(node, gone)).await
+        }
+    }
+}
+
+/// Runs `step` for every item at the same time; the first error in the items' order is returned after all have ended.
+async fn side_by_side<'a, T, F>(
+    items: &'a [T],
+    step: impl Fn(&'a T) -> F,
+) -> Result<(), ExecuteError>
+where
+    F: Future<Output = Result<(), ExecuteError>>,
+{
+    futures::future::join_all(items.iter().map(step))
+        .await
+        .into_iter()
+        .collect()
+}
+
+struct Hands<'a> {
+    password: &'a Password,
+    deadline: Duration,
+}
+
+impl Hands<'_> {
+    /// Connects to a node and makes sure that it is the one that was planned for.
+    async fn reach(&self, node: &NodeRef) -> Result<Connection, ExecuteError> {
+        let command = "CLUSTER MYID";
+        let mut connection = connect(node.addr, self.password, self.deadline)
+            .await
+            .map_err(|source| failed(node, "AUTH", source))?;
+        let answer = connection
+            .text(&["CLUSTER", "MYID"])
+            .await
+            .map_err(|source| failed(node, command, source))?;
+        match NodeId::parse(&answer) {
+            Some(found) if found == node.id => Ok(connection),
+            Some(found) => Err(ExecuteError::OtherNode {
+                name: node.name.clone(),
+                expected: node.id.clone(),
+                found,
+            }),
+            None => Err(unexpected(node, command, &answer)),
+        }
+    }
+
+    async fn meet(&self, via: &NodeRef, peers: &[NodeRef]) -> Result<(), ExecuteError> {
+        let connection = self.reach(via).await?;
+        side_by_side(peers, |peer| {
+            let mut connection = connection.clone();
+            async move {
+                // A pod's IP address may have gone to a pod of another cluster, and two clusters that met never part.
+                self.reach(peer).await?;
+                let (ip, port) = (peer.addr.0.to_string(), peer.addr.1.to_string());
+                let met = connection.text(&["CLUSTER", "MEET", &ip, &port]).await;
+                met.map(drop)
+                    .map_err(|source| failed(via, "CLUSTER MEET", source))
+            }
+        })
+        .await
+    }
+
+    async fn assign(
+        &self,
+        node: &NodeRef,
+        slots: &SlotRanges,
+        epoch: u64,
+    ) -> Result<(), ExecuteError> {
+        let mut connection = self.reach(node).await?;
+        let epoch = epoch.to_string();
+        match connection
+            .text(&["CLUSTER", "SET-CONFIG-EPOCH", &epoch])
+            .await
+        {
+            Ok(_) => {}
+            // Only a node that knows nobody and has no epoch yet may be given one; any other has one already.
+            Err(error) if refused(&error) => {
+                tracing::debug!(node = node.name, %error, "keeps its configuration epoch");
+            }
+            Err(source) => return Err(failed(node, "CLUSTER SET-CONFIG-EPOCH", source)),
+        }
+        match add_slots(&mut connection, slots).await {
+            Err(error) if mentions(&error, "already busy") => {
+                let command = "CLUSTER NODES";
+                let view = view(&mut connection)
+                    .await
+                    .map_err(|reason| unexpected(node, command, &reason))?;
+                let missing = without(slots, &view.slots);
+                add_slots(&mut connection, &missing).await
+            }
+            other => other,
+        }
+        .map_err(|source| failed(node, "CLUSTER ADDSLOTSRANGE", source))
+    }
+
+    async fn replicate(&self, node: &NodeRef, primary: &NodeId) -> Result<(), ExecuteError> {
+        let mut connection = self.reach(node).await?;
+        connection
+            .text(&["CLUSTER", "REPLICATE", primary.as_str()])
+            .await
+            .map(drop)
+            .map_err(|source| failed(node, "CLUSTER REPLICATE", source))
+    }
+
+    async fn promote(&self, replica: &NodeRef, words: &[&str]) -> Result<(), ExecuteError> {
+        let command = "CLUSTER FAILOVER";
+        let mut connection = self.reach(replica).await?;
+        match connection.text(words).await {
+            Ok(_) => {}
+            // What a primary answers: somebody else was quicker.
+            Err(error) if mentions(&error, "to a replica") => {}
+            Err(source) => return Err(failed(replica, command, source)),
+        }
+        let promoted = async {
+            while !is_primary(&mut connection).await? {
+                tokio::time::sleep(PROMOTION_POLL).await;
+            }
+            Ok(())
+        };
+        match tokio::time::timeout(self.deadline, promoted).await {
+            Ok(ended) => ended.map_err(|source| failed(replica, command, source)),
+            Err(_) => {
+                let waited = self.deadline.as_millis();
+                let answer = format!("OK, but still a replica after {waited} ms");
+                Err(unexpected(replica, command, &answer))
+            }
+        }
+    }
+
+    async fn forget(&self, node: &NodeRef, gone: &[NodeId]) -> Result<(), ExecuteError> {
+        let mut connection = self.reach(node).await?;
+        let mut outcome = Ok(());
+        for id in gone {
+            match connection.text(&["CLUSTER", "FORGET", id.as_str()]).await {
+                Ok(_) => {}
+                Err(error) if mentions(&error, "Unknown node") => {}
+                Err(source) => {
+                    outcome = outcome.and(Err(failed(node, "CLUSTER FORGET", source)));
+                }
+            }
+        }
+        outcome
+    }
+}
+
+async fn add_slots(connection: &mut Connection, slots: &SlotRanges) -> Result<(), RedisError> {
+    if slots.is_empty() {
+        return Ok(());
+    }
+    let bounds: Vec<String> = slots
+        .ranges()
+        .iter()
+        .flat_map(|range| [range.start.to_string(), range.end.to_string()])
+        .collect();
+    let words: Vec<&str> = ["CLUSTER", "ADDSLOTSRANGE"]
+        .into_iter()
+        .chain(bounds.iter().map(String::as_str))
+        .collect();
+    connection.text(&words).await.map(drop)
+}
+
+/// The slots of `wanted` that are not in `owned`.
+fn without(wanted: &SlotRanges, owned: &SlotRanges) -> SlotRanges {
+    SlotRanges::from_ranges(
+        wanted
+            .ranges()
+            .iter()
+            .flat_map(|range| range.start..=range.end)
+            .filter(|slot| !owned.contains(*slot))
+            .map(|slot| SlotRange {
+                start: slot,
+                end: slot,
+            }),
+    )
+}
+
+async fn is_primary(connection: &mut Connection) -> Result<bool, RedisError> {
+    let info = connection.text(&["INFO", "replication"]).await?;
+    Ok(info.lines().any(|line| line.trim_end() == "role:master"))
+}
+
+/// Whether the server itself said no, as opposed to a connection that failed.
+fn refused(error: &RedisError) -> bool {
+    matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension)
+}
+
+fn mentions(error: &RedisError, words: &str) -> bool {
+    refused(error) && error.to_string().contains(words)
+}
+
+fn failed(node: &NodeRef, command: &'static str, source: RedisError) -> ExecuteError {
+    ExecuteError::Command {
+        name: node.name.clone(),
+        command,
+        source,
+    }
+}
+
+fn unexpected(node: &NodeRef, command: &'static str, answer: &str) -> ExecuteError {
+    ExecuteError::Answer {
+        name: node.name.clone(),
+        command,
+        answer: answer.chars().take(200).collect(),
+    }
 }

@@ -6,8 +6,10 @@
 
 pub mod connect;
 pub mod execute;
+#[cfg(feature = "fixture")]
+pub mod fixture;
 pub mod observe;
 
-pub use connect::{Connection, Password};
+pub use connect::{Connection, Password, connect};
 pub use execute::{ExecuteError, execute};
 pub use observe::{observe, probe};

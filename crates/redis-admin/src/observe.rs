@@ -3,27 +3,67 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use cachecluster_topology::Probe;
+use cachecluster_topology::{NodeView, Probe};
+use futures::StreamExt;
 
 use crate::Password;
+use crate::connect::{Connection, connect};
+
+/// How many nodes are asked at the same time: bounds sockets and memory of one pass, and is more than most clusters have.
+const SIDE_BY_SIDE: usize = 64;
 
 /// Asks one server for its view (`CLUSTER NODES`, `CLUSTER INFO`, `INFO`), within `deadline` in all.
-pub async fn probe(_addr: (IpAddr, u16), _password: &Password, _deadline: Duration) -> Probe {
-    Probe::Silent("signature only".to_owned())
+///
+/// A server that loads its data set is [`Probe::Answered`] where the engine lets it speak of the cluster meanwhile, and
+/// [`Probe::Silent`] where it does not: without its id there is no view.
+pub async fn probe(addr: (IpAddr, u16), password: &Password, deadline: Duration) -> Probe {
+    let asked = async {
+        let mut connection = connect(addr, password, deadline)
+            .await
+            .map_err(|error| error.to_string())?;
+        view(&mut connection).await
+    };
+    match tokio::time::timeout(deadline, asked).await {
+        Ok(Ok(view)) => Probe::Answered(Box::new(view)),
+        Ok(Err(reason)) => Probe::Silent(reason),
+        Err(_) => Probe::Silent(format!("no answer within {} ms", deadline.as_millis())),
+    }
 }
 
-/// Asks all of them side by side (a bounded number at a time); the answers are in the order of `addrs`. A `None` address is [`Probe::Silent`].
+/// Reads the view over an open connection, in one round trip; the error says which part failed and how.
+pub(crate) async fn view(connection: &mut Connection) -> Result<NodeView, String> {
+    const QUESTIONS: [&[&str]; 3] = [&["CLUSTER", "NODES"], &["CLUSTER", "INFO"], &["INFO"]];
+    let answers = connection
+        .texts(&QUESTIONS)
+        .await
+        .map_err(|error| error.to_string())?;
+    let mut texts = Vec::with_capacity(QUESTIONS.len());
+    for (question, answer) in QUESTIONS.iter().zip(answers) {
+        texts.push(answer.map_err(|error| format!("{}: {error}", question.join(" ")))?);
+    }
+    match texts.as_slice() {
+        [nodes, cluster_info, info] => {
+            NodeView::assemble(nodes, cluster_info, info).map_err(|error| error.to_string())
+        }
+        _ => Err("fewer answers than questions".to_owned()),
+    }
+}
+
+/// Asks all of them side by side (a bounded number at a time); the answers are in the order of `addrs`. A `None`
+/// address is [`Probe::Silent`].
 pub async fn observe(
     addrs: &[Option<(IpAddr, u16)>],
     password: &Password,
     deadline: Duration,
 ) -> Vec<Probe> {
-    let mut out = Vec::new();
-    for addr in addrs {
-        out.push(match addr {
-            Some(addr) => probe(*addr, password, deadline).await,
-            None => Probe::Silent("no address yet".to_owned()),
-        });
-    }
-    out
+    futures::stream::iter(addrs.iter().copied())
+        .map(|addr| async move {
+            match addr {
+                Some(addr) => probe(addr, password, deadline).await,
+                None => Probe::Silent("no address yet".to_owned()),
+            }
+        })
+        .buffered(SIDE_BY_SIDE)
+        .collect()
+        .await
 }
