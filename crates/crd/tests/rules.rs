@@ -1,0 +1,177 @@
+//! The admission rules, evaluated locally as the API server evaluates them, and the defaults.
+
+use cachecluster_crd::{CacheCluster, MAX_NAME, MAX_SHARDS, definition};
+use serde_json::{Value, json};
+
+fn cluster(name: &str, spec: Value) -> CacheCluster {
+    let object = json!({
+        "apiVersion": "cachecluster.io/v1alpha1", "kind": "CacheCluster", "metadata": {"name": name}, "spec": spec,
+    });
+    serde_json::from_value(object).expect("the spec fits the type")
+}
+
+/// What the rules say of a new resource; empty when it is accepted.
+fn refusal(name: &str, spec: Value) -> String {
+    cluster(name, spec)
+        .validate_cel()
+        .map_or_else(|errors| errors.to_string(), |()| String::new())
+}
+
+/// What the rules say of an edit.
+fn edit_refusal(old: Value, new: Value) -> String {
+    cluster("demo", new)
+        .validate_cel_update(&cluster("demo", old))
+        .map_or_else(|errors| errors.to_string(), |()| String::new())
+}
+
+#[test]
+fn an_empty_spec_is_a_working_cluster() {
+    let spec = cluster("demo", json!({})).spec;
+    assert_eq!((spec.shards, spec.replicas), (3, 1));
+    assert_eq!(spec.engine.image, "redis:8.2");
+    assert_eq!(spec.memory.bytes(), Some(512 << 20));
+    assert_eq!(spec.api.replicas, 2);
+    assert!(spec.storage.is_none());
+    assert_eq!(refusal("demo", json!({})), "");
+}
+
+#[test]
+fn everything_that_can_be_asked_for_is_accepted_together() {
+    let spec = json!({
+        "shards": 1, "replicas": 5, "memory": "2G",
+        "engine": {"image": "valkey/valkey:9.1", "eviction": "volatile-ttl", "config": {"slowlog-log-slower-than": "5000"}},
+        "storage": {"size": "4Gi", "storageClassName": "fast", "onDelete": "Delete"},
+        "auth": {"secretName": "mine"},
+        "api": {
+            "replicas": 3, "resources": {"limits": {"memory": "128Mi"}},
+            "service": {"type": "NodePort", "nodePort": 30500, "annotations": {"a": "b"}},
+        },
+    });
+    assert_eq!(refusal("demo", spec), "");
+}
+
+#[test]
+fn what_cannot_work_is_refused_with_a_way_out() {
+    let cases: [(&str, Value, &str); 12] = [
+        (
+            "a-name-of-forty-three-characters-is-too-long",
+            json!({}),
+            "choose a shorter name",
+        ),
+        ("with.dots", json!({}), "lower-case letters"),
+        ("7up", json!({}), "starting with a letter"),
+        ("demo", json!({"memory": "lots"}), "write it like 512Mi"),
+        ("demo", json!({"memory": "1.5Gi"}), "write it like 512Mi"),
+        ("demo", json!({"memory": "16Mi"}), "at least 32Mi"),
+        (
+            "demo",
+            json!({"engine": {"image": "redis 8"}}),
+            "without spaces",
+        ),
+        (
+            "demo",
+            json!({"engine": {"config": {"Maxclients": "1"}}}),
+            "lower case",
+        ),
+        (
+            "demo",
+            json!({"engine": {"config": {"maxclients": "1\nport 1"}}}),
+            "one line",
+        ),
+        (
+            "demo",
+            json!({"engine": {"config": {"requirepass": "x"}}}),
+            "spec.auth for passwords",
+        ),
+        (
+            "demo",
+            json!({"storage": {"size": "big"}}),
+            "write it like 10Gi",
+        ),
+        (
+            "demo",
+            json!({"api": {"service": {"nodePort": 30500}}}),
+            "set spec.api.service.type",
+        ),
+    ];
+    for (name, spec, words) in cases {
+        let said = refusal(name, spec.clone());
+        assert!(
+            said.contains(words),
+            "{name} {spec}: wanted {words:?}, got {said:?}"
+        );
+    }
+}
+
+#[test]
+fn edits_that_would_need_data_to_move_are_refused_and_the_others_are_not() {
+    for (old, new, words) in [
+        (json!({}), json!({"shards": 5}), "spec.shards"),
+        (
+            json!({}),
+            json!({"engine": {"image": "redis:8.4"}}),
+            "spec.engine",
+        ),
+        (json!({}), json!({"memory": "1Gi"}), "spec.memory"),
+        (
+            json!({}),
+            json!({"storage": {"size": "1Gi"}}),
+            "spec.storage",
+        ),
+        (
+            json!({"storage": {"size": "1Gi"}}),
+            json!({"storage": {"size": "2Gi"}}),
+            "spec.storage",
+        ),
+        (
+            json!({"storage": {"size": "1Gi"}}),
+            json!({}),
+            "spec.storage",
+        ),
+        (
+            json!({}),
+            json!({"auth": {"secretName": "other"}}),
+            "spec.auth",
+        ),
+    ] {
+        let said = edit_refusal(old, new.clone());
+        assert!(
+            said.contains(words) && said.contains("create a CacheCluster"),
+            "{new}: {said:?}"
+        );
+    }
+    for (old, new) in [
+        (json!({}), json!({"replicas": 2})),
+        (json!({}), json!({"api": {"replicas": 5}})),
+        (
+            json!({"storage": {"size": "1Gi"}}),
+            json!({"storage": {"size": "1Gi", "onDelete": "Delete"}}),
+        ),
+    ] {
+        assert_eq!(edit_refusal(old, new.clone()), "", "{new}");
+    }
+}
+
+#[test]
+fn a_field_that_does_nothing_is_not_accepted() {
+    let object = json!({
+        "apiVersion": "cachecluster.io/v1alpha1", "kind": "CacheCluster", "metadata": {"name": "demo"},
+        "spec": {"profile": "Durable"},
+    });
+    assert!(serde_json::from_value::<CacheCluster>(object).is_err());
+}
+
+#[test]
+fn the_limits_in_the_schema_are_those_in_the_code() {
+    let text = serde_json::to_string(&definition()).unwrap();
+    assert!(
+        text.contains(&format!("\"maximum\":{MAX_SHARDS}"))
+            || text.contains(&format!("\"maximum\":{MAX_SHARDS}.0"))
+    );
+    assert!(text.contains(&format!("self.metadata.name.size() <= {MAX_NAME}")));
+}
+
+#[test]
+fn the_definition_is_the_one_that_was_reviewed() {
+    insta::assert_yaml_snapshot!(definition());
+}
