@@ -1,5 +1,8 @@
 //! What the operator reports back.
 
+// KubeSchema derives shadow types that are `pub` inside a function body.
+#![allow(unreachable_pub)]
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::KubeSchema;
 use schemars::JsonSchema;

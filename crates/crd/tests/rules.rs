@@ -1,5 +1,7 @@
 //! The admission rules, evaluated locally as the API server evaluates them, and the defaults.
 
+#![allow(clippy::unwrap_used)]
+
 use cachecluster_crd::{CacheCluster, MAX_NAME, MAX_SHARDS, definition};
 use serde_json::{Value, json};
 
@@ -7,7 +9,7 @@ fn cluster(name: &str, spec: Value) -> CacheCluster {
     let object = json!({
         "apiVersion": "cachecluster.io/v1alpha1", "kind": "CacheCluster", "metadata": {"name": name}, "spec": spec,
     });
-    serde_json::from_value(object).expect("the spec fits the type")
+    serde_json::from_value(object).unwrap()
 }
 
 /// What the rules say of a new resource; empty when it is accepted.
