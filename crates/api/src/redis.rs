@@ -1,0 +1,5 @@
+//! The slot-aware Redis client.
+
+pub mod seeds;
+
+pub use seeds::{Seed, SeedError};

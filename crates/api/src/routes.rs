@@ -1,0 +1,5 @@
+//! The handlers, one file a resource.
+
+pub mod cache;
+pub mod health;
+pub mod stats;
