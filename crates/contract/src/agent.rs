@@ -49,6 +49,7 @@ pub const RESERVED_DIRECTIVES: &[&str] = &[
     "appendonly",
     "bind",
     "bind-source-addr",
+    "cluster-allow-replica-migration",
     "cluster-announce-bus-port",
     "cluster-announce-client-ipv4",
     "cluster-announce-client-ipv6",
@@ -57,7 +58,6 @@ pub const RESERVED_DIRECTIVES: &[&str] = &[
     "cluster-announce-ip",
     "cluster-announce-port",
     "cluster-announce-tls-port",
-    "cluster-allow-replica-migration",
     "cluster-config-file",
     "cluster-enabled",
     "cluster-migration-barrier",
@@ -108,3 +108,46 @@ pub const RESERVED_DIRECTIVES: &[&str] = &[
     "unixsocketperm",
     "user",
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_settings_document_reads_back_and_refuses_what_it_does_not_know() {
+        let settings = AgentSettings {
+            cluster: "demo".to_owned(),
+            peers: "demo-nodes.default.svc".to_owned(),
+            maxmemory: 64 << 20,
+            eviction: "allkeys-lfu".to_owned(),
+            node_timeout: 2000,
+            persistence: Persistence::Ephemeral,
+            directives: BTreeMap::from([("hz".to_owned(), "20".to_owned())]),
+        };
+        let text = serde_json::to_string(&settings).unwrap();
+        assert_eq!(
+            serde_json::from_str::<AgentSettings>(&text).unwrap(),
+            settings
+        );
+        let newer = text.replacen('{', "{\"fromTheFuture\":1,", 1);
+        assert!(
+            serde_json::from_str::<AgentSettings>(&newer)
+                .unwrap_err()
+                .to_string()
+                .contains("fromTheFuture")
+        );
+    }
+
+    #[test]
+    fn reserved_directives_are_sorted_and_named_once() {
+        assert!(
+            RESERVED_DIRECTIVES.windows(2).all(|pair| pair[0] < pair[1]),
+            "sort the list"
+        );
+        assert!(
+            RESERVED_DIRECTIVES
+                .iter()
+                .all(|name| *name == name.to_ascii_lowercase())
+        );
+    }
+}
