@@ -6,6 +6,9 @@
 pub mod action;
 pub mod model;
 pub mod parse;
+pub mod plan;
+mod roster;
+pub mod slots;
 
 pub use action::{Action, NodeRef};
 pub use model::{
@@ -13,3 +16,4 @@ pub use model::{
     SlotRanges, World,
 };
 pub use parse::{ParseError, parse_cluster_info, parse_info, parse_nodes};
+pub use plan::{Plan, plan};

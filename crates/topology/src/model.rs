@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
-/// Number of hash slots in every Redis Cluster.
-pub const SLOT_COUNT: u16 = 16384;
+pub use crate::slots::{SLOT_COUNT, SlotRange, SlotRanges};
 
 /// A node's identity on the cluster bus: 40 hexadecimal characters that the server chose at its first start and keeps
 /// in `nodes.conf`. It outlives IP addresses and, with a volume, pods.
@@ -37,80 +36,6 @@ impl fmt::Debug for NodeId {
     /// The first 8 characters tell nodes apart in a test's output.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0[..8])
-    }
-}
-
-/// Slots `start..=end`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SlotRange {
-    /// First slot.
-    pub start: u16,
-    /// Last slot, included.
-    pub end: u16,
-}
-
-/// A set of slots as sorted, disjoint, non-adjacent ranges.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct SlotRanges(Vec<SlotRange>);
-
-impl SlotRanges {
-    /// Builds the set from ranges in any order, which may overlap.
-    #[must_use]
-    pub fn from_ranges(ranges: impl IntoIterator<Item = SlotRange>) -> Self {
-        let mut sorted: Vec<SlotRange> = ranges.into_iter().filter(|r| r.start <= r.end).collect();
-        sorted.sort_unstable();
-        let mut merged: Vec<SlotRange> = Vec::with_capacity(sorted.len());
-        for range in sorted {
-            match merged.last_mut() {
-                Some(last) if u32::from(range.start) <= u32::from(last.end) + 1 => {
-                    last.end = last.end.max(range.end)
-                }
-                _ => merged.push(range),
-            }
-        }
-        Self(merged)
-    }
-
-    /// The ranges, sorted.
-    #[must_use]
-    pub fn ranges(&self) -> &[SlotRange] {
-        &self.0
-    }
-
-    /// Number of slots.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.0
-            .iter()
-            .map(|r| usize::from(r.end - r.start) + 1)
-            .sum()
-    }
-
-    /// Whether no slot is in the set.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// Whether `slot` is in the set.
-    #[must_use]
-    pub fn contains(&self, slot: u16) -> bool {
-        self.0.iter().any(|r| (r.start..=r.end).contains(&slot))
-    }
-}
-
-impl fmt::Display for SlotRanges {
-    /// As in `CLUSTER NODES`: `0-5460 10923`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, r) in self.0.iter().enumerate() {
-            let gap = if i == 0 { "" } else { " " };
-            if r.start == r.end {
-                write!(f, "{gap}{}", r.start)?
-            } else {
-                write!(f, "{gap}{}-{}", r.start, r.end)?
-            }
-        }
-        Ok(())
     }
 }
 
@@ -153,6 +78,25 @@ pub struct KnownNode {
     pub epoch: u64,
     /// The slots that the observer believes it owns.
     pub slots: SlotRanges,
+}
+
+impl KnownNode {
+    /// Whether this is no node yet but an introduction under way: `CLUSTER MEET` was sent to the address, and until
+    /// somebody answers from there the id is an invented one that will vanish by itself.
+    #[must_use]
+    pub fn is_handshake(&self) -> bool {
+        self.link == LinkState::Unknown && self.addr.is_some()
+    }
+
+    /// Whether the observer would look for the node in vain, because it is at `addr` now. Another address *family* is
+    /// no such sign: a node with several addresses announces one of them.
+    #[must_use]
+    pub fn is_elsewhere(&self, addr: (IpAddr, u16)) -> bool {
+        match self.addr {
+            Some(known) => known != addr && known.0.is_ipv4() == addr.0.is_ipv4(),
+            None => true,
+        }
+    }
 }
 
 /// What one live node says of itself and of the others, read over its own connection.
@@ -238,6 +182,22 @@ pub struct Member {
 }
 
 impl Member {
+    /// Whether the place is part of the wanted shape; others are on their way out.
+    #[must_use]
+    pub fn is_wanted(&self, world: &World) -> bool {
+        self.shard < world.shards && self.ordinal <= world.replicas
+    }
+
+    /// Whether the server is alive but still loads its data set: it says so in its account, or by refusing to give one
+    /// (`-LOADING`), which the probe hands on as the server's words.
+    #[must_use]
+    pub fn is_loading(&self) -> bool {
+        match &self.probe {
+            Probe::Answered(view) => view.loading,
+            Probe::Silent(why) => why.contains("LOADING"),
+        }
+    }
+
     /// The server's own account, if it answered.
     #[must_use]
     pub fn view(&self) -> Option<&NodeView> {

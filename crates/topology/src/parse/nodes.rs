@@ -109,7 +109,7 @@ fn parse_line(line: &str) -> Result<(KnownNode, bool), Complaint<'_>> {
     };
     let node = KnownNode {
         id,
-        addr,
+        addr: addr.filter(|_| !has("noaddr")),
         role,
         primary,
         link,
@@ -188,11 +188,9 @@ mod tests {
         );
         let (myself, known) = parse_nodes(&text).unwrap();
         assert_eq!(myself.addr, None);
-        assert_eq!(
-            known[&id(B)].addr,
-            Some(("2001:db8::7".parse().unwrap(), 6379))
-        );
+        assert_eq!(known[&id(B)].addr, None);
         assert_eq!(known[&id(B)].link, LinkState::Unknown);
+        assert_eq!(myself.slots, SlotRanges::default());
         assert_eq!(known[&id(C)].addr, Some(("fd00::1".parse().unwrap(), 6380)));
         assert_eq!(known[&id(C)].link, LinkState::Unknown);
     }

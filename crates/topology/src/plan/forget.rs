@@ -1,0 +1,44 @@
+//! Removes ghosts: ids that nodes remember and no pod has any more.
+
+use crate::action::Action;
+use crate::model::NodeId;
+use crate::roster::{Roster, Stranger};
+
+/// Makes everyone forget ids that are dead, own nothing, and cannot be those of a member that is silent just now.
+///
+/// A ghost is no harm to the data, but each one is counted, gossiped about and shown by every node for ever.
+pub(crate) fn ghosts(roster: &Roster<'_>, waiting: &mut Vec<String>) -> Option<Action> {
+    let everybody_answered = roster.silent().next().is_none();
+    let mut gone = Vec::new();
+    for ghost in roster.strangers.iter().filter(|s| s.slots.is_empty()) {
+        // Its place is known to be somebody else's now, even though others are silent.
+        let replaced =
+            ghost.member.is_none() && ghost.shard.is_some_and(|shard| roster.all_answered(shard));
+        if !everybody_answered && !replaced {
+            continue;
+        }
+        // A replica refuses to forget its own primary, and needs another one first.
+        let mut nodes = roster.nodes.iter();
+        let followed = nodes.any(|n| n.view.primary.as_ref() == Some(ghost.id));
+        if ghost.is_failed_by_all() && !followed {
+            gone.push(ghost);
+        } else {
+            waiting.push(format!(
+                "node {} is nobody's: it is forgotten once all nodes have declared it dead and none follows it",
+                ghost.id
+            ));
+        }
+    }
+    everywhere(roster, gone)
+}
+
+/// Makes every node that knows one of them forget them; the others would refuse to forget what they do not know.
+pub(crate) fn everywhere(roster: &Roster<'_>, gone: Vec<&Stranger<'_>>) -> Option<Action> {
+    let gone: Vec<NodeId> = gone.into_iter().map(|ghost| ghost.id.clone()).collect();
+    let nodes = roster.nodes.iter();
+    let everyone = nodes
+        .filter(|n| gone.iter().any(|id| n.view.known.contains_key(id)))
+        .map(|n| n.to_ref())
+        .collect();
+    (!gone.is_empty()).then_some(Action::Forget { gone, everyone })
+}

@@ -1,0 +1,193 @@
+//! Makes strangers acquainted, and nodes without slots follow their shard's primary.
+
+use std::collections::BTreeSet;
+
+use crate::action::Action;
+use crate::model::{NodeId, Presence, Role};
+use crate::roster::{Node, Owner, Roster};
+use crate::slots::SlotRanges;
+
+/// Introduces whoever the rest does not hear: new nodes, and nodes whose IP address changed while nobody was left to
+/// notice (after all pods restarted, everybody looks for everybody at addresses that are gone).
+pub(crate) fn meet(roster: &Roster<'_>, waiting: &mut Vec<String>) -> Option<Action> {
+    let mut islands = islands(roster);
+    let nodes = &roster.nodes;
+    // The island that serves most is the cluster; the others join it. Ties go to the larger, then to the first.
+    let weight = |island: &Vec<usize>| {
+        let slots: usize = island.iter().map(|&i| nodes[i].slots.len()).sum();
+        (slots, island.len())
+    };
+    islands.sort_by_key(|island| std::cmp::Reverse(weight(island)));
+    let mut islands = islands.into_iter();
+    let main = islands.next()?;
+    let via = main.iter().map(|&i| &nodes[i]).min_by_key(|n| {
+        (
+            n.member.presence == Presence::Terminating,
+            n.view.loading,
+            n.slots.is_empty(),
+        )
+    })?;
+
+    let mut family = Family::of(roster, &main);
+    let mut peers = Vec::new();
+    for island in islands {
+        let other = Family::of(roster, &island);
+        let names = || {
+            let names: Vec<&str> = island.iter().map(|&i| &*nodes[i].member.name).collect();
+            names.join(", ")
+        };
+        if !family.may_meet(&other) {
+            waiting.push(format!(
+                "{} and {} belong to different clusters that both own slots {}: they are kept apart, one must be emptied by hand",
+                via.member.name,
+                names(),
+                family.claims.intersection(&other.claims)
+            ));
+            continue;
+        }
+        family.admit(other);
+        for &i in &island {
+            let peer = &nodes[i];
+            let leaving = peer.member.presence == Presence::Terminating
+                || (!peer.member.is_wanted(roster.world) && peer.view.is_blank());
+            if leaving {
+                continue;
+            }
+            // Where both look in the right place, the bus reconnects by itself, and introducing them anew is no help.
+            let at = |a: &Node<'_>, b: &Node<'_>| {
+                a.account_of(b)
+                    .is_some_and(|known| !known.is_elsewhere(b.addr))
+            };
+            if via.is_meeting(peer) || peer.is_meeting(via) || (at(via, peer) && at(peer, via)) {
+                waiting.push(format!(
+                    "gossip: {} and {} do not hear each other yet",
+                    via.member.name, peer.member.name
+                ));
+                continue;
+            }
+            peers.push(peer.to_ref());
+        }
+    }
+    (!peers.is_empty()).then(|| Action::Meet {
+        via: via.to_ref(),
+        peers,
+    })
+}
+
+/// Groups of nodes that hear each other, directly or through others; within a group, gossip does the rest.
+fn islands(roster: &Roster<'_>) -> Vec<Vec<usize>> {
+    let nodes = &roster.nodes;
+    let mut left: BTreeSet<usize> = (0..nodes.len()).collect();
+    let mut islands = Vec::new();
+    while let Some(first) = left.pop_first() {
+        let mut island = vec![first];
+        let mut next = 0;
+        while next < island.len() {
+            let at = &nodes[island[next]];
+            let heard: Vec<usize> = left
+                .iter()
+                .copied()
+                .filter(|&i| at.hears(&nodes[i]) && nodes[i].hears(at))
+                .collect();
+            for i in heard {
+                left.remove(&i);
+                island.push(i);
+            }
+            next += 1;
+        }
+        island.sort_unstable();
+        islands.push(island);
+    }
+    islands
+}
+
+/// What an island claims, and all whom it knows.
+struct Family<'w> {
+    claims: SlotRanges,
+    ids: BTreeSet<&'w NodeId>,
+}
+
+impl<'w> Family<'w> {
+    fn of(roster: &Roster<'w>, island: &[usize]) -> Self {
+        let mut family = Self {
+            claims: SlotRanges::default(),
+            ids: BTreeSet::new(),
+        };
+        for &i in island {
+            let view = roster.nodes[i].view;
+            family.claims = family.claims.union(&view.slots);
+            family.ids.insert(&view.id);
+            for (id, known) in view.known.iter().filter(|(_, k)| !k.is_handshake()) {
+                family.claims = family.claims.union(&known.slots);
+                family.ids.insert(id);
+            }
+        }
+        family
+    }
+
+    /// Whether joining the two cannot make two clusters fight: epochs settle who owns a slot only among nodes with a
+    /// common history. Between strangers the higher epoch would win by accident, and the loser's keys would be gone.
+    fn may_meet(&self, other: &Self) -> bool {
+        let acquainted = !self.ids.is_disjoint(&other.ids);
+        acquainted || self.claims.intersection(&other.claims).is_empty()
+    }
+
+    fn admit(&mut self, other: Self) {
+        self.claims = self.claims.union(&other.claims);
+        self.ids.extend(other.ids);
+    }
+}
+
+/// Makes every node without slots follow its shard's primary.
+pub(crate) fn replicate(roster: &Roster<'_>, waiting: &mut Vec<String>) -> Option<Action> {
+    let mut pairs = Vec::new();
+    for node in &roster.nodes {
+        let name = &node.member.name;
+        let idle = node.slots.is_empty() && node.view.slots.is_empty();
+        if !idle || node.member.presence == Presence::Terminating {
+            continue;
+        }
+        let Some(primary) = leader(roster, node.member.shard) else {
+            continue;
+        };
+        let follows = node.view.primary.as_ref();
+        if primary.view.id == node.view.id
+            || (node.view.role == Role::Replica && follows == Some(&primary.view.id))
+        {
+            continue;
+        }
+        // It may hold the last copy of what that primary owned.
+        let mut gone = roster.strangers.iter();
+        if gone.any(|s| Some(s.id) == follows && !s.slots.is_empty()) {
+            continue;
+        }
+        if node.view.role == Role::Primary && node.view.keys > 0 {
+            waiting.push(format!(
+                "{name} holds {} keys but owns no slot: it is not made a replica, which would erase them",
+                node.view.keys
+            ));
+        } else if node.account_of(primary).is_none() {
+            waiting.push(format!(
+                "gossip: {name} does not know its primary {} yet",
+                primary.member.name
+            ));
+        } else {
+            pairs.push((node.to_ref(), primary.view.id.clone()));
+        }
+    }
+    (!pairs.is_empty()).then_some(Action::Replicate { pairs })
+}
+
+/// Whom the others of a shard follow: the owner of its slots; in a shard that owns none, its first primary.
+fn leader<'r, 'w>(roster: &'r Roster<'w>, shard: u32) -> Option<&'r Node<'w>> {
+    match roster.owner(shard) {
+        Owner::Node(i) => Some(&roster.nodes[i]),
+        Owner::Gone(_) => None,
+        Owner::Nobody if roster.unclaimed().is_empty() => roster
+            .nodes
+            .iter()
+            .find(|n| n.member.shard == shard && n.view.role == Role::Primary),
+        // Its slots are given out first, and who gets them leads.
+        Owner::Nobody => None,
+    }
+}

@@ -1,0 +1,65 @@
+//! The one next step, or what is awaited.
+//!
+//! Each planner looks at the same [`Roster`] and offers an action or nothing; the first offer in a fixed order is the
+//! plan. Nothing is remembered between passes: a step that was cut short leaves a world from which the same planners
+//! go on.
+
+mod bootstrap;
+mod failover;
+mod forget;
+mod heal;
+mod join;
+mod placement;
+
+use crate::action::Action;
+use crate::model::World;
+use crate::roster::Roster;
+
+/// What to do next.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The one next step. `None` when all is well, or when time or somebody else must act first.
+    pub action: Option<Action>,
+    /// What is not as it should be and is waited for, in words for a status or a log.
+    pub waiting: Vec<String>,
+}
+
+/// A planner: may offer a step, may say what it waits for.
+type Planner = fn(&Roster<'_>, &mut Vec<String>) -> Option<Action>;
+
+/// In this order, because:
+/// a new cluster's slots and epochs are given out before its nodes know each other (epochs can only be set then);
+/// votes save a shard fastest; with addresses put right, more votes may be had before anyone is promoted without;
+/// slots that nobody can bring back are given out again only after every promotion was considered;
+/// replicas need a primary; and only what no other step needs any more is forgotten.
+const ORDER: [Planner; 8] = [
+    bootstrap::assign,
+    failover::force,
+    join::meet,
+    failover::takeover,
+    heal::abandon,
+    heal::assign,
+    join::replicate,
+    forget::ghosts,
+];
+
+/// Plans the next step for `world`: at most one action. Equal worlds give equal plans, whatever the order of members.
+#[must_use]
+pub fn plan(world: &World) -> Plan {
+    let roster = Roster::of(world);
+    let mut waiting = Vec::new();
+    if let Some((one, other)) = roster.twins() {
+        waiting.push(format!(
+            "{} and {} both say they are node {}: one has the other's volume; nothing is done until one is gone",
+            one.member.name, other.member.name, one.view.id
+        ));
+        return Plan {
+            action: None,
+            waiting,
+        };
+    }
+    let action = ORDER
+        .iter()
+        .find_map(|planner| planner(&roster, &mut waiting));
+    Plan { action, waiting }
+}

@@ -1,0 +1,72 @@
+//! Which member of a shard without slots shall be its primary.
+
+use std::collections::BTreeMap;
+
+use crate::model::Role;
+use crate::roster::{Node, Owner, Roster};
+
+/// For each wanted shard the node that is, or shall be, its primary; `None` where that must be awaited.
+///
+/// Ordinal 0 by preference, but a member that holds keys comes first, and no machine shall hold a majority of the
+/// primaries where that can be avoided: losing it would cost the votes that every failover needs.
+pub(crate) fn primaries<'r, 'w>(roster: &'r Roster<'w>) -> Vec<Option<&'r Node<'w>>> {
+    let mut fixed = Vec::new();
+    let mut chosen: Vec<Option<&Node<'w>>> = Vec::new();
+    for shard in 0..roster.world.shards {
+        let owner = roster.owner(shard);
+        fixed.push(owner != Owner::Nobody);
+        chosen.push(match owner {
+            Owner::Node(i) => Some(&roster.nodes[i]),
+            Owner::Gone(_) => None,
+            // The first of the best: members are in the order of their ordinals.
+            Owner::Nobody => candidates(roster, shard).rev().max_by_key(|n| n.view.keys),
+        });
+    }
+    // Each move takes a primary from the fullest machine to one that stays below it, so this ends.
+    while let Some((shard, better)) = next_move(roster, &chosen, &fixed) {
+        chosen[shard] = Some(better);
+    }
+    chosen
+}
+
+fn candidates<'r, 'w>(
+    roster: &'r Roster<'w>,
+    shard: u32,
+) -> impl DoubleEndedIterator<Item = &'r Node<'w>> {
+    let nodes = roster.nodes.iter();
+    nodes.filter(move |n| {
+        n.member.shard == shard
+            && n.member.is_wanted(roster.world)
+            && n.view.role == Role::Primary
+            && !n.view.loading
+    })
+}
+
+fn next_move<'r, 'w>(
+    roster: &'r Roster<'w>,
+    chosen: &[Option<&'r Node<'w>>],
+    fixed: &[bool],
+) -> Option<(usize, &'r Node<'w>)> {
+    let mut load: BTreeMap<&str, usize> = BTreeMap::new();
+    for node in chosen.iter().flatten() {
+        *load.entry(machine(node)).or_default() += 1;
+    }
+    let (&fullest, &most) = load
+        .iter()
+        .max_by_key(|(name, count)| (**count, std::cmp::Reverse(**name)))?;
+    if most < 2 || most * 2 <= chosen.len() {
+        return None;
+    }
+    chosen.iter().enumerate().find_map(|(shard, node)| {
+        let node = node.filter(|n| !fixed[shard] && machine(n) == fullest && n.view.keys == 0)?;
+        let better = candidates(roster, node.member.shard)
+            .find(|other| load.get(machine(other)).copied().unwrap_or(0) + 1 < most)?;
+        Some((shard, better))
+    })
+}
+
+/// The machine that a node runs on; a node on an unknown one counts as alone there.
+fn machine<'r>(node: &'r Node<'_>) -> &'r str {
+    let member = node.member;
+    member.machine.as_deref().unwrap_or(&member.name)
+}
