@@ -1,1 +1,54 @@
-//! stub
+//! The agent: first process of every Redis pod.
+//!
+//! It renders the server's configuration, starts the server and looks after it, tells the kubelet and Prometheus how
+//! the server does, and makes sure that the data outlives the process: before it stops, a primary hands its slots to
+//! its best replica ([`handover`]); after it died, a replica takes over before it comes back ([`succession`]).
+//!
+//! [`supervise`] is that story on one screen.
+
+pub mod board;
+pub mod config;
+pub mod handover;
+pub mod http;
+pub mod install;
+pub mod metrics;
+pub mod monitor;
+pub mod ready;
+pub mod reap;
+pub mod sample;
+pub mod server;
+pub mod settings;
+pub mod succession;
+pub mod supervise;
+
+use cachecluster_telemetry::{logs, shutdown};
+use tokio_util::sync::CancellationToken;
+
+use crate::board::Board;
+use crate::settings::RunArgs;
+
+/// Runs the agent until it is told to stop by SIGTERM or SIGINT.
+///
+/// # Errors
+/// When the settings are unusable, the admin port is taken, or the server does not start at all.
+pub async fn run(args: RunArgs) -> anyhow::Result<()> {
+    logs::install(&args.log, args.log_format);
+    let told = shutdown::on_signal()?;
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let settings = args.resolve(&path)?;
+    let board = Board::new();
+    let listener = http::listen(settings.admin_port).await?;
+
+    // What serves the probes outlives the supervisor, so that the last answers are true ones.
+    let ended = CancellationToken::new();
+    let admin = tokio::spawn(http::serve(listener, board.clone(), ended.clone()));
+    let watching = tokio::spawn(monitor::run(settings.clone(), board.clone(), ended.clone()));
+    let reaping = tokio::spawn(reap::run(board.clone(), ended.clone()));
+    let outcome = supervise::run(&settings, &board, told).await;
+    ended.cancel();
+    for task in [watching, reaping] {
+        task.await?;
+    }
+    admin.await??;
+    Ok(outcome?)
+}

@@ -45,7 +45,7 @@ pub enum ExecuteError {
 }
 
 /// How often a promoted replica is asked whether it is the primary yet.
-const PROMOTION_POLL: Duration = Duration::from_millis(10);
+const PROMOTION_POLL: Duration = Duration::from_millis(5);
 
 /// Carries out `action`, every command within `deadline`. Safe to repeat, and to cut short anywhere.
 ///

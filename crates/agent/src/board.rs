@@ -1,0 +1,143 @@
+//! What the parts of the agent tell each other.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+
+use cachecluster_telemetry::Readiness;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use crate::sample::Sample;
+
+/// What the supervisor is doing.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Phase {
+    /// The server is not running, for the reason given.
+    Down(String),
+    /// The server is held back until a replica has taken over.
+    Holding,
+    /// The server runs since then.
+    Running(Instant),
+    /// The agent was told to stop.
+    Stopping,
+}
+
+/// The board on which each part writes what it knows. Clones are one.
+#[derive(Clone)]
+pub struct Board(Arc<Notes>);
+
+struct Notes {
+    phase: watch::Sender<Phase>,
+    sample: watch::Sender<Option<Arc<Sample>>>,
+    readiness: Readiness,
+    liveness: Readiness,
+    hung: Notify,
+    starts: AtomicU64,
+    child: AtomicI32,
+}
+
+impl fmt::Debug for Board {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Board")
+            .field("phase", &*self.0.phase.borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Default for Board {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Board {
+    /// A board of an agent that has not started its server yet: alive, not ready.
+    #[must_use]
+    pub fn new() -> Self {
+        let liveness = Readiness::not_ready("");
+        liveness.set(Ok(()));
+        Self(Arc::new(Notes {
+            phase: watch::Sender::new(Phase::Down("the server is not started yet".to_owned())),
+            sample: watch::Sender::new(None),
+            readiness: Readiness::not_ready("the server is not started yet"),
+            liveness,
+            hung: Notify::new(),
+            starts: AtomicU64::new(0),
+            child: AtomicI32::new(0),
+        }))
+    }
+
+    /// States what the supervisor does now. Probes see it at once.
+    pub fn enter(&self, phase: Phase) {
+        match &phase {
+            Phase::Running(_) => {
+                self.0.starts.fetch_add(1, Ordering::Relaxed);
+                self.0.sample.send_replace(None);
+            }
+            Phase::Down(reason) => self.0.readiness.set(Err(reason.clone())),
+            Phase::Holding => self
+                .0
+                .readiness
+                .set(Err("held back until a replica has taken over".to_owned())),
+            Phase::Stopping => self.0.readiness.set(Err("stopping".to_owned())),
+        }
+        self.0.phase.send_replace(phase);
+    }
+
+    /// The present phase, and a way to await the next.
+    #[must_use]
+    pub fn phase(&self) -> watch::Receiver<Phase> {
+        self.0.phase.subscribe()
+    }
+
+    /// States what the server said last.
+    pub fn put_sample(&self, sample: Sample) {
+        self.0.sample.send_replace(Some(Arc::new(sample)));
+    }
+
+    /// What the server said last, if it answered since it was started; kept after it ended.
+    #[must_use]
+    pub fn sample(&self) -> Option<Arc<Sample>> {
+        self.0.sample.borrow().clone()
+    }
+
+    /// What `/readyz` answers.
+    #[must_use]
+    pub fn readiness(&self) -> &Readiness {
+        &self.0.readiness
+    }
+
+    /// What `/livez` answers.
+    #[must_use]
+    pub fn liveness(&self) -> &Readiness {
+        &self.0.liveness
+    }
+
+    /// Wakes the supervisor because the server does not answer any more.
+    pub fn report_hung(&self) {
+        self.0.hung.notify_one();
+    }
+
+    /// Returns when the server does not answer any more.
+    pub async fn hung(&self) {
+        self.0.hung.notified().await;
+    }
+
+    /// How often the server was started again.
+    #[must_use]
+    pub fn restarts(&self) -> u64 {
+        self.0.starts.load(Ordering::Relaxed).saturating_sub(1)
+    }
+
+    /// States the server's process id; `None` when its end has been noticed.
+    pub fn put_child(&self, pid: Option<i32>) {
+        self.0.child.store(pid.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// Whether `pid` is the server: whoever supervises it takes its exit status.
+    #[must_use]
+    pub fn is_child(&self, pid: i32) -> bool {
+        self.0.child.load(Ordering::Relaxed) == pid
+    }
+}

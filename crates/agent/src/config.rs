@@ -1,0 +1,235 @@
+//! The server's configuration file, from settings and the pod's facts. Pure.
+//!
+//! Every directive here exists in Redis 7.0 to 8.x and in Valkey 8 and 9.
+
+use std::fmt::Write;
+
+use cachecluster_contract::Persistence;
+use cachecluster_contract::agent::RESERVED_DIRECTIVES;
+
+use crate::settings::Settings;
+
+/// Name of the file in which the server keeps its identity and what it knows of the cluster.
+pub const NODES_CONF: &str = "nodes.conf";
+
+/// Why no configuration can be rendered.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// A directive of the user's that belongs to the operator.
+    #[error("engine.config may not set {0}: the operator decides it")]
+    Reserved(String),
+    /// The name of a directive of the user's is none.
+    #[error(
+        "engine.config: {0:?} is no name of a directive (lower case letters, digits and dashes)"
+    )]
+    Name(String),
+    /// A value with a line break or another control character in it. The value itself may be secret.
+    #[error("the value of {0} has a control character in it")]
+    Value(String),
+}
+
+const MIB: u64 = 1024 * 1024;
+
+/// Renders `redis.conf`.
+///
+/// # Errors
+/// See [`ConfigError`].
+pub fn render(settings: &Settings) -> Result<String, ConfigError> {
+    let cluster = &settings.cluster;
+    let mut file = File::default();
+    file.raw("bind", "* -::*");
+    file.raw("port", settings.redis_port);
+    // Everybody has to authenticate; protected mode would refuse other pods besides.
+    file.raw("protected-mode", "no");
+    file.quoted("requirepass", settings.password.expose())?;
+    file.quoted("masterauth", settings.password.expose())?;
+    file.quoted("dir", &settings.data_dir.to_string_lossy())?;
+    file.raw("daemonize", "no");
+    file.quoted("logfile", "")?;
+    file.raw("always-show-logo", "no");
+    file.raw("tcp-keepalive", 60);
+
+    file.raw("cluster-enabled", "yes");
+    file.raw("cluster-config-file", NODES_CONF);
+    file.raw("cluster-announce-ip", settings.pod_ip);
+    file.raw("cluster-node-timeout", cluster.node_timeout);
+    // A shard that is down must not take the others with it.
+    file.raw("cluster-require-full-coverage", "no");
+    // Pods belong to their shard's StatefulSet: replicas must not wander off to other shards.
+    file.raw("cluster-allow-replica-migration", "no");
+    // A replica that lost touch for long is still better than no primary; the fresher one has the earlier turn.
+    file.raw("cluster-replica-validity-factor", 0);
+
+    file.raw("maxmemory", cluster.maxmemory);
+    file.quoted("maxmemory-policy", &cluster.eviction)?;
+    // Memory is given back in the background, not while clients wait.
+    for lazy in [
+        "lazyfree-lazy-eviction",
+        "lazyfree-lazy-expire",
+        "lazyfree-lazy-server-del",
+        "lazyfree-lazy-user-del",
+        "replica-lazy-flush",
+    ] {
+        file.raw(lazy, "yes");
+    }
+
+    file.raw("repl-diskless-sync", "yes");
+    file.raw("repl-diskless-sync-delay", 0);
+    // Bridges a replica's short absence without a full copy.
+    let backlog = (cluster.maxmemory / 16).clamp(MIB, 64 * MIB);
+    file.raw("repl-backlog-size", backlog);
+
+    // The agent has handed over before it stops the server: nothing is left to wait for.
+    file.raw("shutdown-on-sigterm", "nosave now force");
+    match cluster.persistence {
+        Persistence::Ephemeral => {
+            file.quoted("save", "")?;
+            file.raw("appendonly", "no");
+        }
+        Persistence::Volume => {
+            file.raw("save", "3600 1");
+            file.raw("appendonly", "yes");
+            file.raw("appendfsync", "everysec");
+        }
+    }
+
+    for (name, value) in &cluster.directives {
+        file.user(name, value)?;
+    }
+    Ok(file.0)
+}
+
+#[derive(Default)]
+struct File(String);
+
+impl File {
+    /// A value of ours that needs no quotes.
+    fn raw(&mut self, name: &str, value: impl std::fmt::Display) {
+        // Writing to a String does not fail.
+        let _ = writeln!(self.0, "{name} {value}");
+    }
+
+    /// A value that is one word whatever is in it.
+    fn quoted(&mut self, name: &str, value: &str) -> Result<(), ConfigError> {
+        refuse_control(name, value)?;
+        let mut word = String::with_capacity(value.len() + 2);
+        for char in value.chars() {
+            if matches!(char, '"' | '\\') {
+                word.push('\\');
+            }
+            word.push(char);
+        }
+        self.raw(name, format_args!("\"{word}\""));
+        Ok(())
+    }
+
+    /// A directive as the user would write it into the file: its value may be several words.
+    fn user(&mut self, name: &str, value: &str) -> Result<(), ConfigError> {
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        if name.is_empty() || !name.bytes().all(plain) {
+            return Err(ConfigError::Name(name.to_owned()));
+        }
+        if RESERVED_DIRECTIVES.contains(&name) {
+            return Err(ConfigError::Reserved(name.to_owned()));
+        }
+        refuse_control(name, value)?;
+        match value.trim() {
+            "" => self.quoted(name, "")?,
+            value => self.raw(name, value),
+        }
+        Ok(())
+    }
+}
+
+fn refuse_control(name: &str, value: &str) -> Result<(), ConfigError> {
+    match value.chars().any(char::is_control) {
+        true => Err(ConfigError::Value(name.to_owned())),
+        false => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cachecluster_contract::AgentSettings;
+    use cachecluster_redis_admin::Password;
+    use std::time::Duration;
+
+    fn settings() -> Settings {
+        Settings {
+            cluster: AgentSettings {
+                cluster: "quickstart".to_owned(),
+                peers: "quickstart-nodes.default.svc".to_owned(),
+                maxmemory: 512 * MIB,
+                eviction: "allkeys-lfu".to_owned(),
+                node_timeout: 2000,
+                persistence: Persistence::Ephemeral,
+                directives: [("maxclients".to_owned(), "500".to_owned())].into(),
+            },
+            password: Password::new("pa ss\"w\\rd#"),
+            data_dir: "/data".into(),
+            run_dir: "/run/cachecluster".into(),
+            server: "redis-server".into(),
+            redis_port: 6379,
+            admin_port: 0,
+            pod_ip: [10, 0, 0, 7].into(),
+            hold: Duration::from_secs(1),
+        }
+    }
+
+    #[test]
+    fn facts_and_settings_are_in_the_file_and_the_users_directives_come_last() {
+        let text = render(&settings()).unwrap();
+        for line in [
+            "port 6379",
+            "cluster-announce-ip 10.0.0.7",
+            "cluster-node-timeout 2000",
+            "maxmemory 536870912",
+            "maxmemory-policy \"allkeys-lfu\"",
+            "repl-backlog-size 33554432",
+            "requirepass \"pa ss\\\"w\\\\rd#\"",
+            "masterauth \"pa ss\\\"w\\\\rd#\"",
+            "save \"\"",
+            "appendonly no",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line}\n{text}");
+        }
+        assert_eq!(text.lines().last(), Some("maxclients 500"));
+    }
+
+    #[test]
+    fn a_volume_brings_persistence() {
+        let mut settings = settings();
+        settings.cluster.persistence = Persistence::Volume;
+        let text = render(&settings).unwrap();
+        assert!(text.contains("\nappendonly yes\n"));
+        assert!(!text.contains("save \"\""));
+    }
+
+    #[test]
+    fn what_would_break_the_file_is_refused_by_name() {
+        let refused = |name: &str, value: &str| {
+            let mut settings = settings();
+            settings.cluster.directives = [(name.to_owned(), value.to_owned())].into();
+            render(&settings).unwrap_err()
+        };
+        assert_eq!(
+            refused("requirepass", "x"),
+            ConfigError::Reserved("requirepass".to_owned())
+        );
+        assert_eq!(
+            refused("maxclients", "5\nrequirepass x"),
+            ConfigError::Value("maxclients".to_owned())
+        );
+        assert_eq!(
+            refused("max clients", "5"),
+            ConfigError::Name("max clients".to_owned())
+        );
+        let mut settings = settings();
+        settings.password = Password::new("two\nlines");
+        assert_eq!(
+            render(&settings),
+            Err(ConfigError::Value("requirepass".to_owned()))
+        );
+    }
+}
