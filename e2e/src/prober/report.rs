@@ -1,0 +1,81 @@
+//! What the prober reports, written by it and read by the scenarios.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+/// The line that a prober prints when its first requests are on their way.
+pub(crate) const STARTED: &str = r#"{"event":"started"}"#;
+
+/// The contract: how many statements held, and which did not.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct ContractReport {
+    /// Statements that held.
+    pub(crate) passed: usize,
+    /// Statements that did not, with what was seen instead.
+    pub(crate) failures: Vec<String>,
+}
+
+/// What a load saw.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct LoadReport {
+    /// Requests answered as promised.
+    pub(crate) ok: u64,
+    /// Requests that failed: no answer, a 5xx, or an answer that is not this key's.
+    pub(crate) failed: u64,
+    /// Median latency of answered requests, in milliseconds.
+    pub(crate) p50_ms: f64,
+    /// Latency that 99 of 100 answered requests kept below, in milliseconds.
+    pub(crate) p99_ms: f64,
+    /// Longest latency, in milliseconds.
+    pub(crate) max_ms: f64,
+    /// Longest time between two good answers to anybody, in milliseconds.
+    pub(crate) gap_ms: u64,
+    /// How long the load lasted, in seconds.
+    pub(crate) seconds: f64,
+    /// Failures by kind.
+    pub(crate) failures: BTreeMap<String, u64>,
+}
+
+/// What became of acknowledged writes.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct WriterReport {
+    /// Writes that were acknowledged.
+    pub(crate) acked: u64,
+    /// Writes that were refused or not answered; they may or may not be there.
+    pub(crate) failed: u64,
+    /// Keys whose value at the end is older than the last acknowledged one, or gone.
+    pub(crate) lost: u64,
+    /// Keys that could not be read at the end.
+    pub(crate) unread: u64,
+    /// Longest time between two acknowledgements, in milliseconds.
+    pub(crate) gap_ms: u64,
+    /// Some lost keys and failures, in words.
+    pub(crate) examples: Vec<String>,
+}
+
+/// What a look at numbered keys found.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct KeysReport {
+    /// Keys that were written, or found with the right value.
+    pub(crate) present: u64,
+    /// Keys that are not there.
+    pub(crate) absent: u64,
+    /// Keys with another value, or without an answer.
+    pub(crate) other: u64,
+    /// Some of the others, in words.
+    pub(crate) examples: Vec<String>,
+}
+
+/// What plain Redis clients saw.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct RedisReport {
+    /// Statements that did not hold.
+    pub(crate) failures: Vec<String>,
+    /// `CLUSTER INFO`'s numbers and words.
+    pub(crate) info: BTreeMap<String, String>,
+    /// Ids of every node that the cluster knows.
+    pub(crate) nodes: BTreeSet<String>,
+    /// How many of them are primaries that serve slots.
+    pub(crate) primaries: usize,
+}
