@@ -29,7 +29,9 @@ impl Readiness {
     }
 
     /// The present readiness.
-    #[must_use]
+    ///
+    /// # Errors
+    /// The reason, while not ready.
     pub fn get(&self) -> Result<(), String> {
         self.0
             .read()
