@@ -4,13 +4,16 @@
 //! carries a plan out is the crate `cachecluster-redis-admin`.
 
 pub mod action;
+pub mod assess;
 pub mod model;
 pub mod parse;
 pub mod plan;
 mod roster;
+pub mod sim;
 pub mod slots;
 
 pub use action::{Action, NodeRef};
+pub use assess::{Health, ShardHealth, assess};
 pub use model::{
     KnownNode, LinkState, Member, NodeId, NodeView, Presence, Probe, Role, SLOT_COUNT, SlotRange,
     SlotRanges, World,
