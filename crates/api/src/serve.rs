@@ -19,7 +19,7 @@ use crate::metrics::Metrics;
 use crate::router::{App, router};
 use crate::settings::{Settings, StoreSettings};
 use crate::shutdown;
-use crate::store::{MemoryStore, Store};
+use crate::store::{MemoryStore, RedisStore, Store};
 
 /// How long a connection may take to send a request's head, the time between two requests included.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
@@ -73,8 +73,8 @@ pub async fn run(
             serve(store, &settings, listeners, registry, metrics, stop).await
         }
         StoreSettings::Redis(redis) => {
-            let _ = redis;
-            Err(io::Error::other("Redis"))
+            let store = RedisStore::open(redis.clone(), metrics.clone());
+            serve(store, &settings, listeners, registry, metrics, stop).await
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Where values are kept. The HTTP side knows this trait only; keys and values are bytes.
 
 pub mod memory;
+pub mod redis;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -10,6 +11,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 pub use self::memory::MemoryStore;
+pub use self::redis::RedisStore;
 
 /// A key-value store with expiry. Every operation ends by `deadline`, with an error if need be.
 pub trait Store: Send + Sync + 'static {
