@@ -28,7 +28,7 @@ state = "$d/run"
 [plugins."io.containerd.internal.v1.opt"]
   path = "$d/opt"
 C
-  spawn "node$n/host" "containerd$n" "$(node_ns "$n")" containerd -c "$d/containerd.toml"
+  spawn "node$n" "containerd$n" "$(node_ns "$n")" containerd -c "$d/containerd.toml"
   await "containerd of node $n" node_ctr "$n" version
   [ -z "${2:-}" ] || node_ctr "$n" images import "$2" >/dev/null
 }
@@ -56,7 +56,6 @@ kind: KubeletConfiguration
 failCgroupV1: false
 cgroupDriver: cgroupfs
 cgroupsPerQOS: false
-cgroupRoot: /cc-testbed/node$n/pods
 enforceNodeAllocatable: []
 failSwapOn: false
 clusterDNS: [10.96.0.10]
@@ -72,11 +71,11 @@ evictionHard: {memory.available: 50Mi}
 syncFrequency: 5s
 podLogsDir: $d/podlogs
 C
-  spawn "node$n/host" "kubelet$n" "$(node_ns "$n")" "$(binary kubelet)" --config "$d/kubelet.yaml" \
+  spawn "node$n" "kubelet$n" "$(node_ns "$n")" "$(binary kubelet)" --config "$d/kubelet.yaml" \
     --kubeconfig "$ROOT/kubelet$n.kubeconfig" --root-dir "$d/kubelet" --cert-dir "$d/kubelet/pki" \
     --hostname-override "node$n" --node-ip "$(node_ip "$n")" \
     --node-labels "topology.kubernetes.io/zone=zone-$n,topology.kubernetes.io/region=local"
-  kube_proxy_up "node$n/host" "$n" "$(node_ns "$n")" primary
+  kube_proxy_up "node$n" "$n" "$(node_ns "$n")" primary
 }
 
 kube_proxy_up() { # group node namespace nodeport-addresses
@@ -99,7 +98,6 @@ node_kill() { # node: as when the power goes: processes, link and everything in 
   in_ns "$(node_ns "$n")" ip link set eth0 down
   kill_group "node$n"
   unmount_below "$d"
-  remove_cgroups "node$n"
   rm -rf "$d/run" "$d/containerd.sock"
 }
 

@@ -1,7 +1,6 @@
-# Processes of the test cluster. Every one is started in a cgroup below cc-testbed, and so are the pods, so that
-# exactly they can be found and killed, however they were started and whoever their parent is by then.
-#
-# Groups: control-plane, node<N>/host (containerd, its shims, kubelet, kube-proxy), node<N>/pods.
+# Processes of the test cluster. What this script starts is in a cgroup below cc-testbed (control-plane, node<N>), and
+# what containerd starts is in one of the container's id, so that exactly they can be found and killed, however
+# they were started and whoever their parent is by then.
 
 if [ -f /sys/fs/cgroup/cgroup.controllers ]; then
   tracking=/sys/fs/cgroup/cc-testbed # version 2: one hierarchy
@@ -9,9 +8,14 @@ else
   tracking=/sys/fs/cgroup/pids/cc-testbed # version 1: one of the controllers' hierarchies does for finding processes
 fi
 
-# The cgroup directories of a group in every hierarchy, children first.
+# The cgroup directories of a group in every hierarchy, children first, with those of its containers.
 tracked_cgroups() { # group ("" for all)
-  find /sys/fs/cgroup/cc-testbed/$1 /sys/fs/cgroup/*/cc-testbed/$1 -depth -type d 2>/dev/null || true
+  local container parents=()
+  for container in "$ROOT"/${1:-node*}/run/io.containerd.runtime.v2.task/k8s.io/*; do
+    container=${container##*/}
+    [ "$container" = '*' ] || parents+=("/sys/fs/cgroup/k8s.io/$container" /sys/fs/cgroup/*/"k8s.io/$container")
+  done
+  find "/sys/fs/cgroup/cc-testbed/$1" /sys/fs/cgroup/*/"cc-testbed/$1" "${parents[@]}" -depth -type d 2>/dev/null || true
 }
 
 spawn() { # group name namespace command...: in the background, with its output in the cluster's log directory
@@ -24,22 +28,21 @@ spawn() { # group name namespace command...: in the background, with its output 
   ) >>"$ROOT/log/$name.log" 2>&1 </dev/null &
 }
 
-kill_group() { # group: SIGKILL to all of its processes, until none is left
-  local pids deadline=$((SECONDS + 20))
+kill_group() { # group: SIGKILL to all of its processes until none is left and the cgroups are gone
+  local cgroups pids deadline=$((SECONDS + 20))
+  cgroups=$(tracked_cgroups "$1")
   while [ "$SECONDS" -lt "$deadline" ]; do
-    pids=$(find "$tracking/$1" -name cgroup.procs -exec cat {} + 2>/dev/null | tr '\n' ' ' || true)
-    [ -n "${pids// /}" ] || return 0
+    pids=$(echo "$cgroups" | sed 's,$,/cgroup.procs,' | xargs cat 2>/dev/null | sort -u | tr '\n' ' ')
     # shellcheck disable=SC2086
-    kill -KILL $pids 2>/dev/null || true
+    [ -z "${pids// /}" ] || kill -KILL $pids 2>/dev/null || true
+    # Refused while anything is in them, also the dead whom nobody has awaited yet.
+    echo "$cgroups" | xargs -r rmdir 2>/dev/null || true
+    cgroups=$(echo "$cgroups" | xargs -r ls -d 2>/dev/null | tac || true)
+    [ -n "$cgroups" ] || return 0
     sleep 0.05
   done
-  echo "these processes do not end: $pids" >&2
+  echo "these processes do not end: $pids ($cgroups)" >&2
   return 1
-}
-
-remove_cgroups() { # group
-  local directory
-  tracked_cgroups "$1" | while read -r directory; do rmdir "$directory" 2>/dev/null || true; done
 }
 
 unmount_below() { # directory

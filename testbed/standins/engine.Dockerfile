@@ -4,7 +4,7 @@ ARG SUITE=trixie
 ARG ENGINE=redis
 RUN printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d && chmod +x /usr/sbin/policy-rc.d \
  && find /etc/apt -name 'sources.list' -exec sed -i "s/trixie/$SUITE/" {} + \
- && apt-get update -qq \
+ && apt-get -o Acquire::Check-Valid-Until=false update -qq \
  && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $ENGINE-server $ENGINE-tools
 RUN mkdir -p /image/data /image/tmp /image/usr/local/bin /image/etc \
  && mkdir -p /image/usr/bin /image/usr/sbin /image/usr/lib /image/usr/lib64 && cp -a /bin /sbin /lib /lib64 /image/; \
