@@ -74,7 +74,10 @@ capabilities:
   drop: [ALL]
 {{- end -}}
 
-{{/* What the operator may do in a namespace that it serves. Each line is something that it does. */}}
+{{/*
+What the operator may do in a namespace that it serves: what it does, and no more. It deletes nothing: what belongs to
+a CacheCluster goes with it by owner references.
+*/}}
 {{- define "cachecluster.rules" -}}
 - apiGroups: [cachecluster.io]
   resources: [cacheclusters]
@@ -88,22 +91,24 @@ capabilities:
   verbs: [update]
 - apiGroups: [apps]
   resources: [deployments, statefulsets]
-  verbs: [get, list, watch, create, update, patch, delete]
+  verbs: [get, list, watch, create, patch]
 - apiGroups: [""]
-  resources: [configmaps, secrets, serviceaccounts, services]
-  verbs: [get, list, watch, create, update, patch, delete]
+  resources: [configmaps, serviceaccounts, services]
+  verbs: [get, list, watch, create, patch]
+# Generated passwords are created once and never changed; those that users bring are read.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [get, list, watch, create]
+# The patch marks the primary's pod for the Service <name>-primary.
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch, patch]
-- apiGroups: [""]
-  resources: [persistentvolumeclaims]
-  verbs: [get, list, watch]
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
-  verbs: [get, list, watch, create, update, patch, delete]
+  verbs: [get, list, watch, create, patch]
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
-  verbs: [get, list, watch, create, update, patch, delete]
+  verbs: [get, list, watch, create, patch]
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]
