@@ -23,3 +23,7 @@ pub const MANAGED_BY_VALUE: &str = "cachecluster-operator";
 pub const PART_OF: &str = "app.kubernetes.io/part-of";
 /// Index of the shard, counted from 0, on Redis pods, StatefulSets, volumes and disruption budgets.
 pub const SHARD: &str = "cachecluster.io/shard";
+/// On Redis pods, while the cluster has one shard: [`ROLE_PRIMARY`] marks the pod that the primary's Service selects.
+pub const ROLE: &str = "cachecluster.io/role";
+/// Value of [`ROLE`].
+pub const ROLE_PRIMARY: &str = "primary";

@@ -1,0 +1,180 @@
+//! One pass over one cluster: look at everything, decide, show Kubernetes what is wanted, take at most one step on the
+//! live nodes, say what was seen.
+//!
+//! Passes are level-triggered: nothing of a plan is kept, and a pass that was cut short is simply made again.
+
+pub mod apply;
+pub mod build;
+pub mod decide;
+pub mod execute;
+pub mod observe;
+pub mod pods;
+pub mod status;
+pub mod validate;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cachecluster_crd::{CacheCluster, conditions};
+use cachecluster_redis_admin::ExecuteError;
+use kube::runtime::controller::Action;
+use kube::{Client, ResourceExt};
+
+use crate::events::Events;
+use crate::memory::{ClusterMemory, Memory};
+use crate::metrics::Metrics;
+use crate::settings::Workload;
+use crate::stores::{Guarded, Stores};
+
+use apply::ApplyError;
+use status::Outcome;
+
+/// After how many failures in a row users are told.
+const TOLD: u32 = 5;
+
+/// What every pass has at hand.
+pub struct Context {
+    /// For writes, and for the few reads that no watch covers.
+    pub client: Client,
+    /// What the watches know.
+    pub stores: Stores,
+    /// What earlier passes know.
+    pub memory: Memory,
+    /// What is told to Prometheus.
+    pub metrics: Arc<Metrics>,
+    /// What is told to users as it happens.
+    pub events: Events,
+    /// What pods look like.
+    pub workload: Workload,
+    /// Longest time for one pass.
+    pub deadline: Duration,
+}
+
+/// Why a pass failed. One variant a step.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The resource itself cannot be read.
+    #[error("the resource cannot be read: {0}")]
+    Unreadable(String),
+    /// Something that no watch covers could not be read.
+    #[error("cannot observe: {0}")]
+    Observe(#[source] kube::Error),
+    /// An object could not be brought into its wanted form.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// The action on the live nodes failed.
+    #[error("cannot change the topology: {0}")]
+    Execute(#[from] ExecuteError),
+    /// The status could not be written.
+    #[error("cannot write the status: {0}")]
+    Status(#[source] kube::Error),
+    /// The pass took too long.
+    #[error("the pass did not end within {} s", .0.as_secs())]
+    Deadline(Duration),
+    /// The watches have ended.
+    #[error("the watches have ended")]
+    Watches,
+}
+
+impl Error {
+    /// The step that failed, for a metric's label.
+    #[must_use]
+    pub fn step(&self) -> &'static str {
+        match self {
+            Self::Unreadable(_) => "read",
+            Self::Observe(_) => "observe",
+            Self::Apply(_) => "apply",
+            Self::Execute(_) => "execute",
+            Self::Status(_) => "status",
+            Self::Deadline(_) => "deadline",
+            Self::Watches => "watches",
+        }
+    }
+}
+
+/// Makes one pass within the deadline.
+///
+/// # Errors
+/// See [`Error`]; the status says it as well, as far as it can be written.
+pub async fn reconcile(cluster: Arc<Guarded>, context: Arc<Context>) -> Result<Action, Error> {
+    let started = Instant::now();
+    let bounded = tokio::time::timeout(context.deadline, guarded(&cluster, &context)).await;
+    let result = bounded.unwrap_or(Err(Error::Deadline(context.deadline)));
+    context.metrics.passed(started.elapsed());
+    result
+}
+
+async fn guarded(cluster: &Guarded, context: &Context) -> Result<Action, Error> {
+    let cluster = match &cluster.0 {
+        Ok(cluster) => cluster,
+        Err(invalid) => return Err(Error::Unreadable(invalid.error.clone())),
+    };
+    if !context.stores.ready().await {
+        return Err(Error::Watches);
+    }
+    let memory = context.memory.of(&cluster.uid().unwrap_or_default());
+    let mut memory = memory.lock().await;
+    let result = pass(cluster, context, &mut memory).await;
+    match &result {
+        Ok(_) => memory.failures = 0,
+        Err(error) => {
+            memory.failures = memory.failures.saturating_add(1);
+            // Single failures pass; one that lasts is told, once.
+            if memory.failures == TOLD {
+                let reason = conditions::reason::RECONCILE_FAILED;
+                context
+                    .events
+                    .warn(cluster, reason, &error.to_string())
+                    .await;
+            }
+        }
+    }
+    result
+}
+
+async fn pass(
+    cluster: &CacheCluster,
+    context: &Context,
+    memory: &mut ClusterMemory,
+) -> Result<Action, Error> {
+    if cluster.metadata.deletion_timestamp.is_some() {
+        // Owner references remove everything; making things anew would only delay that.
+        status::write(cluster, context, memory, status::deleting).await?;
+        return Ok(Action::await_change());
+    }
+
+    // Ask everybody. (client)
+    let observed = observe::observe(cluster, context, memory).await?;
+    // Turn the raw spec into what can be acted upon. (pure)
+    let valid = match validate::validate(cluster, &observed, &build::secret::random()) {
+        Ok(valid) => valid,
+        Err(rejection) => {
+            let refused = |previous: &_, now| status::rejected(previous, cluster, &rejection, now);
+            status::write(cluster, context, memory, refused).await?;
+            return Ok(Action::requeue(decide::REJECTED));
+        }
+    };
+    // Choose what Kubernetes is shown this time, and at most one step. (pure)
+    let plan = decide::decide(&valid, &observed);
+    // Say how every object shall be. (pure)
+    let prepared = build::resources(&valid, &plan, &context.workload);
+    // Bring the objects into that form; those that have it are left alone. (client)
+    let applied = apply::apply(prepared, &valid, context, memory).await;
+    let marked = apply::mark_primary(&observed, &plan, &valid, context).await;
+    // Take the one step on the live nodes. (Redis)
+    let executed = execute::execute(cluster, &valid, &plan, context).await;
+    // Say what was seen and done. (client)
+    let outcome = Outcome {
+        applied: applied.as_ref(),
+        executed: executed.as_ref(),
+    };
+    let told = |previous: &_, now| {
+        status::compute(previous, cluster, &valid, &observed, &plan, &outcome, now)
+    };
+    status::write(cluster, context, memory, told).await?;
+
+    applied?;
+    marked?;
+    executed?;
+    Ok(Action::requeue(plan.requeue))
+}

@@ -1,0 +1,476 @@
+//! Brings objects into their wanted form by server-side apply, and leaves alone those that have it.
+//!
+//! Each object carries the digest of the form in which it was applied. Nothing is written while that digest is the
+//! wanted one and the live object still says what was applied; so a field that somebody else changed is put right, a
+//! field that is not wanted any more goes, and steady state writes nothing, also after a restart of the operator.
+
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+use std::sync::{Mutex, PoisonError};
+
+use cachecluster_contract::{labels, names};
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::core::NamespaceResourceScope;
+use kube::{Api, Resource, ResourceExt};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::Context;
+use super::build::{Applied, Prepared, Resources};
+use super::decide::Plan;
+use super::observe::Observed;
+use super::validate::ValidatedCluster;
+use crate::memory::{ClusterMemory, Mark, Marks, Remembered};
+use crate::stores::{Kept, label};
+
+/// The one name in which the operator owns fields.
+pub const FIELD_MANAGER: &str = "cachecluster-operator";
+/// Annotation with the digest of the form in which an object was applied.
+pub const APPLIED: &str = "cachecluster.io/applied";
+/// Requests to the API server at a time, for one cluster.
+const SIDE_BY_SIDE: usize = 8;
+
+/// Why an object is not in its wanted form.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// An object of that name exists and belongs to somebody else. It is not touched.
+    #[error("{kind} {name} exists and does not belong to this CacheCluster: delete or rename it")]
+    NameTaken {
+        /// Kind of object.
+        kind: String,
+        /// Its name.
+        name: String,
+    },
+    /// An object of that name is on its way out: its former owner was deleted, or it was itself.
+    #[error("{kind} {name} is still being deleted")]
+    BeingDeleted {
+        /// Kind of object.
+        kind: String,
+        /// Its name.
+        name: String,
+    },
+    /// An object has no form in JSON.
+    #[error("{kind} {name}: {source}")]
+    Encode {
+        /// Kind of object.
+        kind: String,
+        /// Its name.
+        name: String,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// The API server refused or did not answer.
+    #[error("{kind} {name}: {source}")]
+    Request {
+        /// Kind of object.
+        kind: String,
+        /// Its name.
+        name: String,
+        /// Why.
+        source: kube::Error,
+    },
+}
+
+/// Applies everything. What cannot be applied keeps nothing else from being applied; the first error is returned.
+///
+/// # Errors
+/// See [`ApplyError`].
+pub async fn apply(
+    prepared: Resources<Prepared>,
+    cluster: &ValidatedCluster,
+    context: &Context,
+    memory: &mut ClusterMemory,
+) -> Result<Resources<Applied>, ApplyError> {
+    // A kind that is added to the bundle and not applied here does not compile.
+    let Resources {
+        service_accounts,
+        secret,
+        config_maps,
+        services,
+        policies,
+        budgets,
+        stateful_sets,
+        deployments,
+        state: PhantomData,
+    } = prepared;
+    let applier = Applier {
+        cluster,
+        context,
+        marks: Mutex::new(std::mem::take(&mut memory.applied)),
+    };
+    // What pods need goes first: a StatefulSet waits long before it tries again.
+    let secret = applier.create_secret(secret, &mut memory.password).await;
+    let (service_accounts, config_maps, services, policies, budgets) = futures::join!(
+        applier.all(service_accounts),
+        applier.all(config_maps),
+        applier.all(services),
+        applier.all(policies),
+        applier.all(budgets),
+    );
+    let (stateful_sets, deployments) =
+        futures::join!(applier.all(stateful_sets), applier.all(deployments));
+    memory.applied = applier
+        .marks
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner);
+    Ok(Resources {
+        service_accounts: service_accounts?,
+        secret: secret?,
+        config_maps: config_maps?,
+        services: services?,
+        policies: policies?,
+        budgets: budgets?,
+        stateful_sets: stateful_sets?,
+        deployments: deployments?,
+        state: PhantomData,
+    })
+}
+
+/// Marks the primary's pod for the Service that plain clients use, and no other, while the cluster has one shard.
+/// Writes only what changes; while nobody is primary, the mark stays where it was.
+///
+/// # Errors
+/// See [`ApplyError`].
+pub async fn mark_primary(
+    observed: &Observed,
+    plan: &Plan,
+    cluster: &ValidatedCluster,
+    context: &Context,
+) -> Result<(), ApplyError> {
+    let Some(primary) = &plan.marked else {
+        return Ok(());
+    };
+    let api: Api<Pod> = Api::namespaced(context.client.clone(), &cluster.namespace);
+    for pod in &observed.redis_pods {
+        let name = pod.name_any();
+        let wanted = (&name == primary).then_some(labels::ROLE_PRIMARY);
+        if label(pod.as_ref(), labels::ROLE) == wanted {
+            continue;
+        }
+        let patch = json!({"metadata": {"labels": {labels::ROLE: wanted}}});
+        let params = PatchParams {
+            field_manager: Some(FIELD_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        match api
+            .patch_metadata(&name, &params, &Patch::Merge(&patch))
+            .await
+        {
+            Ok(_) => context.metrics.wrote("Pod"),
+            // It went away meanwhile, and its label with it.
+            Err(kube::Error::Api(status)) if status.is_not_found() => {}
+            Err(source) => {
+                return Err(ApplyError::Request {
+                    kind: "Pod".to_owned(),
+                    name,
+                    source,
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+struct Applier<'a> {
+    cluster: &'a ValidatedCluster,
+    context: &'a Context,
+    marks: Mutex<Marks>,
+}
+
+impl Applier<'_> {
+    async fn all<K>(&self, wanted: Vec<K>) -> Result<Vec<K>, ApplyError>
+    where
+        K: Kept + Resource<Scope = NamespaceResourceScope> + Serialize + 'static,
+    {
+        let results: Vec<_> = futures::stream::iter(wanted)
+            .map(|object| self.one(object))
+            .buffered(SIDE_BY_SIDE)
+            .collect()
+            .await;
+        results.into_iter().collect()
+    }
+
+    /// Brings one object into its wanted form and returns it as the API server has it.
+    async fn one<K>(&self, wanted: K) -> Result<K, ApplyError>
+    where
+        K: Kept + Resource<Scope = NamespaceResourceScope> + Serialize,
+    {
+        let kind = K::kind(&()).into_owned();
+        let name = wanted.name_any();
+        let encode = |source| ApplyError::Encode {
+            kind: kind.clone(),
+            name: name.clone(),
+            source,
+        };
+        let request = |source| ApplyError::Request {
+            kind: kind.clone(),
+            name: name.clone(),
+            source,
+        };
+        let key = format!("{kind}/{name}");
+        let namespace = &self.cluster.namespace;
+        let mut body = serde_json::to_value(&wanted).map_err(encode)?;
+        let digest = digest(&body);
+        annotate(&mut body, digest);
+        let api: Api<K> = Api::namespaced(self.context.client.clone(), namespace);
+
+        let mark = self.mark(&key);
+        let live = match self.context.stores.get::<K>(namespace, &name) {
+            Some(live) => Some(K::clone(&live)),
+            // No watch knows it: it does not exist, or is not ours, or was made a moment ago.
+            None => api.get_opt(&name).await.map_err(request)?,
+        };
+        if let Some(live) = live {
+            self.check_owner(&live)?;
+            let known = mark.as_ref().filter(|mark| mark.wanted == digest);
+            if known.is_some_and(|mark| !is_newer(live.meta().resource_version.as_deref(), mark)) {
+                return Ok(live);
+            }
+            let seen = project(&serde_json::to_value(&live).map_err(encode)?, &body);
+            let unchanged = match known {
+                Some(mark) => mark.seen == self::digest(&seen),
+                None => covers(&seen, &body),
+            };
+            if unchanged && live.annotations().get(APPLIED) == Some(&text(digest)) {
+                self.remember(&key, digest, &seen, &live);
+                return Ok(live);
+            }
+        }
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        let live = api
+            .patch(&name, &params, &Patch::Apply(&body))
+            .await
+            .map_err(request)?;
+        self.context.metrics.wrote(metric_kind(&kind));
+        tracing::debug!(kind, namespace, name, "applied");
+        let seen = project(&serde_json::to_value(&live).map_err(encode)?, &body);
+        self.remember(&key, digest, &seen, &live);
+        Ok(live)
+    }
+
+    /// Creates the Secret unless there is one already, in which case the next pass reads that.
+    async fn create_secret(
+        &self,
+        wanted: Option<Secret>,
+        remembered: &mut Option<Remembered>,
+    ) -> Result<Option<Secret>, ApplyError> {
+        let Some(wanted) = wanted else {
+            return Ok(None);
+        };
+        let api: Api<Secret> =
+            Api::namespaced(self.context.client.clone(), &self.cluster.namespace);
+        let params = PostParams {
+            field_manager: Some(FIELD_MANAGER.to_owned()),
+            ..PostParams::default()
+        };
+        match api.create(&params, &wanted).await {
+            Ok(created) => {
+                self.context.metrics.wrote("Secret");
+                *remembered = Some(Remembered {
+                    secret: created.name_any(),
+                    version: created.resource_version(),
+                    read: tokio::time::Instant::now(),
+                    password: self.cluster.auth.password.clone(),
+                });
+                Ok(Some(created))
+            }
+            Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(None),
+            Err(source) => Err(ApplyError::Request {
+                kind: "Secret".to_owned(),
+                name: names::auth(&self.cluster.name),
+                source,
+            }),
+        }
+    }
+
+    fn check_owner<K: Resource<DynamicType = ()>>(&self, live: &K) -> Result<(), ApplyError> {
+        let (kind, name) = (K::kind(&()).into_owned(), live.name_any());
+        let owner = live
+            .owner_references()
+            .iter()
+            .find(|owner| owner.controller == Some(true));
+        let ours = &self.cluster.owner;
+        match owner {
+            // A resource of the same name existed before; what it had is on its way out.
+            Some(owner)
+                if owner.uid != ours.uid && owner.kind == ours.kind && owner.name == ours.name =>
+            {
+                Err(ApplyError::BeingDeleted { kind, name })
+            }
+            Some(owner) if owner.uid == ours.uid => match live.meta().deletion_timestamp {
+                Some(_) => Err(ApplyError::BeingDeleted { kind, name }),
+                None => Ok(()),
+            },
+            _ => Err(ApplyError::NameTaken { kind, name }),
+        }
+    }
+
+    fn mark(&self, key: &str) -> Option<Mark> {
+        self.marks().get(key).cloned()
+    }
+
+    fn remember<K: Resource>(&self, key: &str, wanted: u64, seen: &Value, live: &K) {
+        let mark = Mark {
+            wanted,
+            seen: digest(seen),
+            version: live.meta().resource_version.clone(),
+        };
+        self.marks().insert(key.to_owned(), mark);
+    }
+
+    fn marks(&self) -> std::sync::MutexGuard<'_, Marks> {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether `live` is a later version than the marked one: a watch may lag behind our own writes.
+fn is_newer(live: Option<&str>, mark: &Mark) -> bool {
+    let number = |version: &str| version.parse::<u64>().ok();
+    match (
+        live.and_then(number),
+        mark.version.as_deref().and_then(number),
+    ) {
+        (Some(live), Some(marked)) => live > marked,
+        _ => live != mark.version.as_deref(),
+    }
+}
+
+/// The part of `live` that `wanted` speaks of.
+fn project(live: &Value, wanted: &Value) -> Value {
+    match (live, wanted) {
+        (Value::Object(live), Value::Object(wanted)) => Value::Object(
+            wanted
+                .iter()
+                .filter_map(|(key, wanted)| {
+                    let live = live.get(key)?;
+                    Some((key.clone(), project(live, wanted)))
+                })
+                .collect::<Map<_, _>>(),
+        ),
+        (Value::Array(live), Value::Array(wanted)) if live.len() == wanted.len() => Value::Array(
+            live.iter()
+                .zip(wanted)
+                .map(|(live, wanted)| project(live, wanted))
+                .collect(),
+        ),
+        _ => live.clone(),
+    }
+}
+
+/// Whether a projection says all that was wanted. Empty values may have been left out on the way.
+fn covers(seen: &Value, wanted: &Value) -> bool {
+    match (seen, wanted) {
+        (Value::Object(seen), Value::Object(wanted)) => {
+            wanted.iter().all(|(key, wanted)| match seen.get(key) {
+                Some(seen) => covers(seen, wanted),
+                None => is_empty(wanted),
+            })
+        }
+        (Value::Array(seen), Value::Array(wanted)) => {
+            seen.len() == wanted.len()
+                && seen
+                    .iter()
+                    .zip(wanted)
+                    .all(|(seen, wanted)| covers(seen, wanted))
+        }
+        _ => seen == wanted,
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Object(map) => map.values().all(is_empty),
+        Value::Array(items) => items.is_empty(),
+        _ => false,
+    }
+}
+
+fn annotate(body: &mut Value, digest: u64) {
+    if let Some(metadata) = body.get_mut("metadata").and_then(Value::as_object_mut) {
+        let annotations = metadata
+            .entry("annotations")
+            .or_insert_with(|| Value::Object(Map::new()));
+        if let Some(annotations) = annotations.as_object_mut() {
+            annotations.insert(APPLIED.to_owned(), Value::String(text(digest)));
+        }
+    }
+}
+
+fn text(digest: u64) -> String {
+    format!("{digest:016x}")
+}
+
+/// FNV-1a over the value with sorted keys: the same for equal values in every version of the operator.
+/// Source: <http://www.isthe.com/chongo/tech/comp/fnv/>
+fn digest(value: &Value) -> u64 {
+    fn sorted(value: &Value) -> Value {
+        match value {
+            Value::Object(map) => {
+                let ordered: BTreeMap<_, _> = map
+                    .iter()
+                    .map(|(key, value)| (key, sorted(value)))
+                    .collect();
+                json!(ordered)
+            }
+            Value::Array(items) => items.iter().map(sorted).collect(),
+            other => other.clone(),
+        }
+    }
+    let text = sorted(value).to_string();
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+/// A kind as a metric's label: from a fixed set, whatever a kind is called.
+fn metric_kind(kind: &str) -> &'static str {
+    const KINDS: [&str; 7] = [
+        "ConfigMap",
+        "Deployment",
+        "NetworkPolicy",
+        "PodDisruptionBudget",
+        "Service",
+        "ServiceAccount",
+        "StatefulSet",
+    ];
+    KINDS
+        .into_iter()
+        .find(|known| *known == kind)
+        .unwrap_or("other")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_projection_leaves_out_what_the_server_added() {
+        let live = json!({"a": {"b": 1, "added": 2}, "list": [{"x": 1, "y": 2}], "status": {}});
+        let wanted = json!({"a": {"b": 1}, "list": [{"x": 1}]});
+        assert_eq!(project(&live, &wanted), wanted);
+        assert!(covers(&project(&live, &wanted), &wanted));
+    }
+
+    #[test]
+    fn what_somebody_changed_or_removed_is_not_covered() {
+        let wanted = json!({"a": {"b": 1}, "list": [{"x": 1}]});
+        for live in [
+            json!({"a": {"b": 2}, "list": [{"x": 1}]}),
+            json!({"a": {}, "list": [{"x": 1}]}),
+            json!({"a": {"b": 1}, "list": [{"x": 1}, {"x": 2}]}),
+        ] {
+            assert!(!covers(&project(&live, &wanted), &wanted), "{live}");
+        }
+    }
+
+    #[test]
+    fn the_digest_does_not_depend_on_the_order_of_keys() {
+        let one: Value = serde_json::from_str(r#"{"a":1,"b":{"c":2,"d":3}}"#).unwrap();
+        let other: Value = serde_json::from_str(r#"{"b":{"d":3,"c":2},"a":1}"#).unwrap();
+        assert_eq!(digest(&one), digest(&other));
+        assert_ne!(digest(&one), digest(&json!({"a": 1})));
+    }
+}

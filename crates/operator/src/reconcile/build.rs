@@ -1,0 +1,167 @@
+//! How every object of a cluster shall be. Pure: no client, no clock, no randomness beyond what comes in.
+//!
+//! The pod templates are pinned by snapshots: a new version of the operator must not roll everybody's pods by itself.
+
+pub mod access;
+pub mod api;
+pub mod configmap;
+pub mod disruption;
+mod memory;
+pub mod network;
+pub mod secret;
+pub mod services;
+pub mod statefulset;
+
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+
+use cachecluster_contract::labels;
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::core::v1::{
+    Capabilities, ConfigMap, PodSecurityContext, SeccompProfile, Secret, SecurityContext, Service,
+    ServiceAccount,
+};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+
+use super::decide::Plan;
+use super::validate::ValidatedCluster;
+use crate::settings::Workload;
+
+/// Objects as they shall be.
+#[derive(Clone, Copy, Debug)]
+pub struct Prepared;
+/// Objects as the API server has them.
+#[derive(Clone, Copy, Debug)]
+pub struct Applied;
+
+/// Every object of a cluster. `apply` takes it apart without `..`: a kind that is added here and not applied there
+/// does not compile.
+#[derive(Clone, Debug)]
+pub struct Resources<State> {
+    /// Identities of the pods.
+    pub service_accounts: Vec<ServiceAccount>,
+    /// The generated password, when it has to be made.
+    pub secret: Option<Secret>,
+    /// Settings of the agents.
+    pub config_maps: Vec<ConfigMap>,
+    /// How nodes and clients find each other.
+    pub services: Vec<Service>,
+    /// Who may reach Redis.
+    pub policies: Vec<NetworkPolicy>,
+    /// Who may be evicted when.
+    pub budgets: Vec<PodDisruptionBudget>,
+    /// One a shard.
+    pub stateful_sets: Vec<StatefulSet>,
+    /// The HTTP API.
+    pub deployments: Vec<Deployment>,
+    /// What has been done with them.
+    pub state: PhantomData<State>,
+}
+
+/// Builds every object of `cluster`, as `plan` wants it to be shown this time.
+#[must_use]
+pub fn resources(
+    cluster: &ValidatedCluster,
+    plan: &Plan,
+    workload: &Workload,
+) -> Resources<Prepared> {
+    Resources {
+        service_accounts: access::service_accounts(cluster),
+        secret: cluster.auth.create.then(|| secret::auth_secret(cluster)),
+        config_maps: vec![configmap::agent_config_map(cluster, workload)],
+        services: services::services(cluster),
+        policies: vec![network::redis_policy(cluster, workload)],
+        budgets: disruption::budgets(cluster),
+        stateful_sets: (0..cluster.shards)
+            .map(|shard| statefulset::redis_statefulset(cluster, plan, shard, workload))
+            .collect(),
+        deployments: vec![api::api_deployment(cluster, workload)],
+        state: PhantomData,
+    }
+}
+
+/// Name, namespace, owner and labels of a child. Cluster-wide parts have no shard.
+fn metadata(
+    cluster: &ValidatedCluster,
+    name: String,
+    component: &str,
+    shard: Option<u32>,
+) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name),
+        namespace: Some(cluster.namespace.clone()),
+        labels: Some(all_labels(cluster, component, shard)),
+        owner_references: Some(vec![cluster.owner.clone()]),
+        ..ObjectMeta::default()
+    }
+}
+
+/// The labels of a child: the selector's, and those that may change.
+fn all_labels(
+    cluster: &ValidatedCluster,
+    component: &str,
+    shard: Option<u32>,
+) -> BTreeMap<String, String> {
+    let mut labels = selector_labels(cluster, component, shard);
+    labels.insert(
+        labels::MANAGED_BY.to_owned(),
+        labels::MANAGED_BY_VALUE.to_owned(),
+    );
+    labels.insert(labels::PART_OF.to_owned(), labels::NAME_VALUE.to_owned());
+    labels
+}
+
+/// The labels that select pods. Kubernetes does not let these change.
+fn selector_labels(
+    cluster: &ValidatedCluster,
+    component: &str,
+    shard: Option<u32>,
+) -> BTreeMap<String, String> {
+    let mut labels = BTreeMap::from([
+        (labels::NAME.to_owned(), labels::NAME_VALUE.to_owned()),
+        (labels::INSTANCE.to_owned(), cluster.name.clone()),
+        (labels::COMPONENT.to_owned(), component.to_owned()),
+    ]);
+    if let Some(shard) = shard {
+        labels.insert(labels::SHARD.to_owned(), shard.to_string());
+    }
+    labels
+}
+
+fn selector(cluster: &ValidatedCluster, component: &str, shard: Option<u32>) -> LabelSelector {
+    LabelSelector {
+        match_labels: Some(selector_labels(cluster, component, shard)),
+        match_expressions: None,
+    }
+}
+
+/// What the `restricted` Pod Security Standard wants of a pod, run as `id`.
+fn restricted_pod(id: i64) -> PodSecurityContext {
+    PodSecurityContext {
+        run_as_non_root: Some(true),
+        run_as_user: Some(id),
+        run_as_group: Some(id),
+        fs_group: Some(id),
+        fs_group_change_policy: Some("OnRootMismatch".to_owned()),
+        seccomp_profile: Some(SeccompProfile {
+            type_: "RuntimeDefault".to_owned(),
+            localhost_profile: None,
+        }),
+        ..PodSecurityContext::default()
+    }
+}
+
+/// What the `restricted` Pod Security Standard wants of a container, and a read-only root besides.
+fn restricted_container() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        read_only_root_filesystem: Some(true),
+        capabilities: Some(Capabilities {
+            drop: Some(vec!["ALL".to_owned()]),
+            add: None,
+        }),
+        ..SecurityContext::default()
+    }
+}

@@ -1,0 +1,204 @@
+//! What there is: the password, the pods, and what every Redis server says of itself.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cachecluster_contract::{labels, names, paths, ports};
+use cachecluster_crd::CacheCluster;
+use cachecluster_redis_admin::Password;
+use cachecluster_topology::{Member, Presence, Probe};
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::core::PartialObjectMeta;
+use kube::runtime::reflector::ObjectRef;
+use kube::{Api, ResourceExt};
+use tokio::time::Instant;
+
+use super::{Context, Error};
+use crate::memory::{ClusterMemory, Remembered};
+use crate::stores::label;
+
+/// How long a Redis server may take to answer.
+pub const PROBE: Duration = Duration::from_secs(1);
+/// How often a Secret of the user's is read again: no watch covers it.
+const REREAD: Duration = Duration::from_secs(120);
+
+/// Everything that one pass sees.
+#[derive(Clone, Debug)]
+pub struct Observed {
+    /// What is known of the password.
+    pub secrecy: Secrecy,
+    /// The places of the Redis pods that exist, with what their servers say.
+    pub members: Vec<Member>,
+    /// The Redis pods, sorted by name.
+    pub redis_pods: Vec<Arc<Pod>>,
+    /// The API's pods, sorted by name.
+    pub api_pods: Vec<Arc<Pod>>,
+}
+
+/// What is known of the password.
+#[derive(Clone, Debug)]
+pub enum Secrecy {
+    /// It was read.
+    Known(Password),
+    /// It is the operator's to generate, and its Secret does not exist. What it was before, if somebody deleted it.
+    Absent {
+        /// The password as it was.
+        remembered: Option<Password>,
+    },
+    /// The Secret that the user names is of no use; the text says why.
+    Unusable(String),
+    /// A Secret with the name of the generated one belongs to somebody else.
+    Taken(String),
+}
+
+/// Looks at everything that belongs to `cluster`. A server that does not answer is data, not an error.
+///
+/// # Errors
+/// When the API server does not answer where no watch helps: [`Error::Observe`].
+pub async fn observe(
+    cluster: &CacheCluster,
+    context: &Context,
+    memory: &mut ClusterMemory,
+) -> Result<Observed, Error> {
+    let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
+    let secrecy = secrecy(cluster, context, memory).await?;
+    let pods = |component| context.stores.pods_of(&namespace, &name, component);
+    let redis_pods = pods(labels::COMPONENT_REDIS);
+    let mut members: Vec<Member> = redis_pods.iter().filter_map(|pod| member(pod)).collect();
+    if let Secrecy::Known(password) = &secrecy {
+        let addrs: Vec<_> = members.iter().map(|member| member.addr).collect();
+        let probes = cachecluster_redis_admin::observe(&addrs, password, PROBE).await;
+        for (member, probe) in members.iter_mut().zip(probes) {
+            member.probe = probe;
+        }
+    }
+    Ok(Observed {
+        secrecy,
+        members,
+        redis_pods,
+        api_pods: pods(labels::COMPONENT_API),
+    })
+}
+
+async fn secrecy(
+    cluster: &CacheCluster,
+    context: &Context,
+    memory: &mut ClusterMemory,
+) -> Result<Secrecy, Error> {
+    let namespace = cluster.namespace().unwrap_or_default();
+    let given = cluster.spec.auth.secret_name.as_deref();
+    let name = given.map_or_else(|| names::auth(&cluster.name_any()), str::to_owned);
+    let watched: Option<Arc<PartialObjectMeta<Secret>>> = context
+        .stores
+        .secrets
+        .get(&ObjectRef::new(&name).within(&namespace));
+    let version = watched
+        .as_ref()
+        .and_then(|secret| secret.resource_version());
+
+    if let Some(known) = memory
+        .password
+        .as_ref()
+        .filter(|known| known.secret == name)
+    {
+        let unchanged = known.version.is_some() && known.version == version;
+        let recent = given.is_some() && known.read.elapsed() < REREAD;
+        if unchanged || recent {
+            return Ok(Secrecy::Known(known.password.clone()));
+        }
+    }
+    let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &namespace);
+    let Some(secret) = secrets.get_opt(&name).await.map_err(Error::Observe)? else {
+        return Ok(match given {
+            Some(_) => Secrecy::Unusable(format!(
+                "spec.auth.secretName: there is no Secret {name} in namespace {namespace}: create it with the key {}",
+                paths::PASSWORD_KEY
+            )),
+            None => Secrecy::Absent {
+                remembered: memory.password.as_ref().map(|known| known.password.clone()),
+            },
+        });
+    };
+    if given.is_none() && !is_owned(&secret, cluster) {
+        return Ok(Secrecy::Taken(format!(
+            "Secret {name} exists and does not belong to this CacheCluster: delete or rename it"
+        )));
+    }
+    let Some(password) = password(&secret) else {
+        return Ok(Secrecy::Unusable(format!(
+            "Secret {name} has no usable key {}: it must be one line of text, not empty",
+            paths::PASSWORD_KEY
+        )));
+    };
+    memory.password = Some(Remembered {
+        version: given.is_none().then(|| secret.resource_version()).flatten(),
+        secret: name,
+        read: Instant::now(),
+        password: password.clone(),
+    });
+    Ok(Secrecy::Known(password))
+}
+
+fn is_owned(secret: &Secret, cluster: &CacheCluster) -> bool {
+    secret.owner_references().iter().any(|owner| {
+        owner.controller == Some(true) && Some(&owner.uid) == cluster.metadata.uid.as_ref()
+    })
+}
+
+/// The password in a Secret; a line break at its end, which editors add, is not part of it.
+fn password(secret: &Secret) -> Option<Password> {
+    let bytes = secret.data.as_ref()?.get(paths::PASSWORD_KEY)?;
+    let text = std::str::from_utf8(&bytes.0).ok()?;
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    let text = text.strip_suffix('\r').unwrap_or(text);
+    (!text.is_empty() && !text.contains(char::is_control)).then(|| Password::new(text))
+}
+
+/// The place that a Redis pod fills. `None` if its name is none of ours.
+fn member(pod: &Pod) -> Option<Member> {
+    let name = pod.metadata.name.clone()?;
+    let shard = label(pod, labels::SHARD)?.parse().ok()?;
+    let ordinal = name.rsplit_once('-')?.1.parse().ok()?;
+    let status = pod.status.as_ref();
+    let presence = presence(pod);
+    let addr = status
+        .and_then(|status| status.pod_ip.as_deref())
+        .and_then(|ip| ip.parse::<IpAddr>().ok())
+        // A server that has not been started, or has ended, does not answer, and its address may be another's.
+        .filter(|_| matches!(presence, Presence::Running | Presence::Terminating))
+        .map(|ip| (ip, ports::REDIS));
+    Some(Member {
+        name,
+        shard,
+        ordinal,
+        addr,
+        machine: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
+        presence,
+        probe: Probe::Silent("not asked".to_owned()),
+    })
+}
+
+/// What Kubernetes says of the process behind a pod.
+fn presence(pod: &Pod) -> Presence {
+    let status = pod.status.as_ref();
+    if pod.metadata.deletion_timestamp.is_some() {
+        return Presence::Terminating;
+    }
+    let runs = status
+        .and_then(|status| status.container_statuses.as_ref())
+        .is_some_and(|containers| {
+            containers.iter().any(|container| {
+                container.name == super::build::statefulset::CONTAINER
+                    && container
+                        .state
+                        .as_ref()
+                        .is_some_and(|state| state.running.is_some())
+            })
+        });
+    if runs {
+        Presence::Running
+    } else {
+        Presence::Starting
+    }
+}

@@ -1,0 +1,187 @@
+//! From a raw resource to one that can be acted upon. After this, nothing reads the raw spec. Pure.
+
+use std::collections::BTreeMap;
+
+use cachecluster_contract::names;
+use cachecluster_crd::conditions::reason;
+use cachecluster_crd::{CacheCluster, OnDelete};
+use cachecluster_redis_admin::Password;
+use k8s_openapi::api::core::v1::ResourceRequirements;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::{Resource, ResourceExt};
+
+use super::observe::{Observed, Secrecy};
+
+/// A cluster whose parts all make sense together.
+#[derive(Clone, Debug)]
+pub struct ValidatedCluster {
+    /// Name of the resource.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// What its children name as their owner.
+    pub owner: OwnerReference,
+    /// Number of shards, at least 1.
+    pub shards: u32,
+    /// Replicas of each primary.
+    pub replicas: u32,
+    /// The engine's image.
+    pub image: String,
+    /// `maxmemory-policy`.
+    pub eviction: &'static str,
+    /// Further directives.
+    pub directives: BTreeMap<String, String>,
+    /// `maxmemory`, in bytes.
+    pub maxmemory: u64,
+    /// A volume for each pod.
+    pub storage: Option<Volume>,
+    /// The password.
+    pub auth: Auth,
+    /// The HTTP API.
+    pub api: Api,
+}
+
+/// A volume for each pod.
+#[derive(Clone, Debug)]
+pub struct Volume {
+    /// Its size.
+    pub size: Quantity,
+    /// Its class; the default one if absent.
+    pub class: Option<String>,
+    /// Whether it goes when the cluster goes.
+    pub delete: bool,
+}
+
+/// Where the pods find the password, and what it is.
+#[derive(Clone, Debug)]
+pub struct Auth {
+    /// Name of the Secret.
+    pub secret: String,
+    /// The password, for the operator's own connections.
+    pub password: Password,
+    /// Whether the Secret has to be made.
+    pub create: bool,
+}
+
+/// The HTTP API.
+#[derive(Clone, Debug)]
+pub struct Api {
+    /// Number of pods.
+    pub replicas: u32,
+    /// What the user says of resources; absent members have defaults.
+    pub resources: ResourceRequirements,
+    /// Kind of the Service.
+    pub service: &'static str,
+    /// Its port on every node.
+    pub node_port: Option<u16>,
+    /// Its annotations.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// Why a spec cannot be acted upon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// One of [`reason`]'s constants.
+    pub reason: &'static str,
+    /// What to change.
+    pub message: String,
+}
+
+/// Takes a resource and what is known besides. `fresh` becomes the password if there has never been one.
+///
+/// # Errors
+/// When the spec cannot be acted upon: see [`Rejection`].
+pub fn validate(
+    cluster: &CacheCluster,
+    observed: &Observed,
+    fresh: &Password,
+) -> Result<ValidatedCluster, Rejection> {
+    let invalid = |message: String| Rejection {
+        reason: reason::INVALID_SPEC,
+        message,
+    };
+    let spec = &cluster.spec;
+    let name = cluster.name_any();
+    let owner = cluster
+        .controller_owner_ref(&())
+        .ok_or_else(|| invalid("the resource has no UID yet".to_owned()))?;
+    if name.len() > cachecluster_crd::MAX_NAME {
+        let longest = cachecluster_crd::MAX_NAME;
+        return Err(invalid(format!(
+            "metadata.name may have at most {longest} characters: choose a shorter name"
+        )));
+    }
+    if spec.shards == 0 || spec.shards > cachecluster_crd::MAX_SHARDS {
+        let most = cachecluster_crd::MAX_SHARDS;
+        return Err(invalid(format!("spec.shards must be from 1 to {most}")));
+    }
+    let maxmemory = spec
+        .memory
+        .bytes()
+        .filter(|bytes| *bytes > 0)
+        .ok_or_else(|| {
+            invalid(format!(
+                "spec.memory is no amount of bytes: {}",
+                spec.memory.as_str()
+            ))
+        })?;
+    if let Some(directive) = spec.engine.config.keys().find(|directive| {
+        cachecluster_contract::agent::RESERVED_DIRECTIVES.contains(&directive.as_str())
+    }) {
+        return Err(invalid(format!(
+            "spec.engine.config: {directive} is set by the operator"
+        )));
+    }
+    let secret = spec
+        .auth
+        .secret_name
+        .clone()
+        .unwrap_or_else(|| names::auth(&name));
+    let (password, create) = match &observed.secrecy {
+        Secrecy::Known(password) => (password.clone(), false),
+        Secrecy::Absent { remembered } => {
+            (remembered.clone().unwrap_or_else(|| fresh.clone()), true)
+        }
+        Secrecy::Unusable(message) => {
+            return Err(Rejection {
+                reason: reason::SECRET_MISSING,
+                message: message.clone(),
+            });
+        }
+        Secrecy::Taken(message) => {
+            return Err(Rejection {
+                reason: reason::NAME_TAKEN,
+                message: message.clone(),
+            });
+        }
+    };
+    Ok(ValidatedCluster {
+        namespace: cluster.namespace().unwrap_or_default(),
+        owner,
+        shards: spec.shards,
+        replicas: spec.replicas,
+        image: spec.engine.image.clone(),
+        eviction: spec.engine.eviction.as_str(),
+        directives: spec.engine.config.clone(),
+        maxmemory,
+        storage: spec.storage.as_ref().map(|storage| Volume {
+            size: storage.size.quantity(),
+            class: storage.storage_class_name.clone(),
+            delete: storage.on_delete == OnDelete::Delete,
+        }),
+        auth: Auth {
+            secret,
+            password,
+            create,
+        },
+        api: Api {
+            replicas: spec.api.replicas,
+            resources: spec.api.resources.clone().unwrap_or_default(),
+            service: spec.api.service.kind.as_str(),
+            node_port: spec.api.service.node_port,
+            annotations: spec.api.service.annotations.clone(),
+        },
+        name,
+    })
+}
