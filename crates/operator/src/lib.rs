@@ -2,6 +2,7 @@
 //!
 //! [`reconcile`] is one pass over one cluster; [`controller`] decides when passes are made, [`lease`] by whom.
 
+pub mod check;
 pub mod controller;
 pub mod events;
 pub mod lease;
@@ -32,6 +33,17 @@ pub fn print_crd() -> anyhow::Result<()> {
     let text = serde_norway::to_string(&cachecluster_crd::definition())?;
     std::io::stdout().write_all(text.as_bytes())?;
     Ok(())
+}
+
+/// Proves an installation: see [`check::check`].
+///
+/// # Errors
+/// The first step that failed.
+pub fn prove(args: &check::CheckArgs) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(async { check::check(kube::Client::try_default().await?, args).await })
 }
 
 /// Runs the operator until it is told to stop.

@@ -10,6 +10,7 @@ fn main() -> ExitCode {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let outcome = match Args::parse().command {
         Command::Crd => cachecluster_operator::print_crd(),
+        Command::Check(args) => cachecluster_operator::prove(&args),
         Command::Run(args) => cachecluster_operator::run(args.into()),
     };
     match outcome {

@@ -7,6 +7,8 @@ use cachecluster_contract::ports;
 use cachecluster_telemetry::logs::Format;
 use clap::{Parser, Subcommand};
 
+use crate::check::CheckArgs;
+
 /// The command line.
 #[derive(Debug, Parser)]
 #[command(
@@ -155,7 +157,7 @@ mod tests {
             .command
         {
             Command::Run(args) => args.into(),
-            Command::Crd => panic!("another command"),
+            _ => panic!("another command"),
         }
     }
 
