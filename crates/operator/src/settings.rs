@@ -29,6 +29,8 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Print the CustomResourceDefinition as YAML
     Crd,
+    /// Prove an installation with a small cluster of its own, which is deleted again
+    Check(CheckArgs),
 }
 
 /// Arguments of `run`. Each can be given by environment as well.
