@@ -30,7 +30,9 @@ pub enum Action {
         peers: Vec<NodeRef>,
     },
     /// Give slots that nobody claims to primaries (`CLUSTER ADDSLOTSRANGE`), each with the configuration epoch that it
-    /// shall start with when the node is blank (`CLUSTER SET-CONFIG-EPOCH`, refused and ignored otherwise).
+    /// shall start with when the node is blank (`CLUSTER SET-CONFIG-EPOCH`). A node that knows others refuses that, and
+    /// then is given a newer epoch of its own choice after the slots (`CLUSTER BUMPEPOCH`): its claim must outrank what
+    /// a node that was away remembers of the slots' former owner.
     AssignSlots {
         /// Node, its slots, and its first epoch.
         assignments: Vec<(NodeRef, SlotRanges, u64)>,
@@ -57,7 +59,7 @@ pub enum Action {
         replica: NodeRef,
     },
     /// Make `everyone` forget nodes that are gone for good (`CLUSTER FORGET`), all within the 60 seconds for which a
-    /// node refuses to learn of a forgotten one again.
+    /// node refuses to learn of a forgotten one again. A node that answers `Unknown node` has forgotten already.
     Forget {
         /// Who is gone.
         gone: Vec<NodeId>,

@@ -68,9 +68,16 @@ impl Stranger<'_> {
     }
 
     /// Whether a majority has declared it dead, or somebody else sits at its address, by every account.
-    pub(crate) fn is_failed_by_all(&self) -> bool {
+    fn is_failed_by_all(&self) -> bool {
         let dead = [LinkState::Failed, LinkState::Unknown];
         self.accounts.iter().all(|known| dead.contains(&known.link))
+    }
+
+    /// Whether it is dead by a majority's word; if `silence_counts`, also by everybody's silence. It counts when every
+    /// place answers as somebody else: a node that is alone in remembering a ghost finds no majority to declare it dead
+    /// with, and would remember it for ever.
+    pub(crate) fn is_dead(&self, silence_counts: bool) -> bool {
+        self.is_failed_by_all() || (silence_counts && self.is_doubted_by_all())
     }
 
     /// Whether it follows `id`, by any account.
@@ -244,6 +251,11 @@ impl<'w> Roster<'w> {
         self.members.iter().copied().filter(|m| {
             !self.answered(m) && (m.presence != Presence::Absent || m.is_wanted(self.world))
         })
+    }
+
+    /// Whether every place is accounted for.
+    pub(crate) fn everybody_answered(&self) -> bool {
+        self.silent().next().is_none()
     }
 
     /// Whether every place of the shard is accounted for.

@@ -52,11 +52,28 @@ fn promotable<'r, 'w>(
             waiting.push(format!(
                 "{who} is loading its data set: no replica is promoted"
             ));
+        } else if never_synced(best) && !is_all_there_is(roster, stranger) {
+            waiting.push(format!(
+                "{who} is gone, and {} was never in step with it: waiting for a member that has the data",
+                best.member.name
+            ));
         } else {
             promotable.push(best);
         }
     }
     promotable.into_iter()
+}
+
+/// Whether a replica has yet to receive anything: made a replica a moment ago, say. An election held by the cluster
+/// itself would not take it, but one that we ask for does.
+fn never_synced(replica: &Node<'_>) -> bool {
+    let view = replica.view;
+    view.offset <= 1 && view.keys == 0 && !view.link_up
+}
+
+/// Whether no silent place is left that may hold what the gone primary held.
+fn is_all_there_is(roster: &Roster<'_>, gone: &Stranger<'_>) -> bool {
+    roster.everybody_answered() || gone.shard.is_some_and(|shard| roster.all_answered(shard))
 }
 
 /// The replica that lost least: the highest offset; among equals one that stays, then the lowest ordinal.

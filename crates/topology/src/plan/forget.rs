@@ -8,7 +8,7 @@ use crate::roster::{Roster, Stranger};
 ///
 /// A ghost is no harm to the data, but each one is counted, gossiped about and shown by every node for ever.
 pub(crate) fn ghosts(roster: &Roster<'_>, waiting: &mut Vec<String>) -> Option<Action> {
-    let everybody_answered = roster.silent().next().is_none();
+    let everybody_answered = roster.everybody_answered();
     let mut gone = Vec::new();
     for ghost in roster.strangers.iter().filter(|s| s.slots.is_empty()) {
         // Its place is known to be somebody else's now, even though others are silent.
@@ -20,11 +20,11 @@ pub(crate) fn ghosts(roster: &Roster<'_>, waiting: &mut Vec<String>) -> Option<A
         // A replica refuses to forget its own primary, and needs another one first.
         let mut nodes = roster.nodes.iter();
         let followed = nodes.any(|n| n.view.primary.as_ref() == Some(ghost.id));
-        if ghost.is_failed_by_all() && !followed {
+        if ghost.is_dead(everybody_answered) && !followed {
             gone.push(ghost);
         } else {
             waiting.push(format!(
-                "node {} is nobody's: it is forgotten once all nodes have declared it dead and none follows it",
+                "node {} is nobody's: it is forgotten once all nodes take it for dead and none follows it",
                 ghost.id
             ));
         }
@@ -32,7 +32,7 @@ pub(crate) fn ghosts(roster: &Roster<'_>, waiting: &mut Vec<String>) -> Option<A
     everywhere(roster, gone)
 }
 
-/// Makes every node that knows one of them forget them; the others would refuse to forget what they do not know.
+/// Makes every node that knows one of them forget them all; one that never knew another of them has nothing to do.
 pub(crate) fn everywhere(roster: &Roster<'_>, gone: Vec<&Stranger<'_>>) -> Option<Action> {
     let gone: Vec<NodeId> = gone.into_iter().map(|ghost| ghost.id.clone()).collect();
     let nodes = roster.nodes.iter();

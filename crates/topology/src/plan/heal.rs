@@ -11,6 +11,9 @@ use crate::slots::SlotRanges;
 /// That it is gone for good is certain only when every place of its shard answers as somebody else: a place that is
 /// silent may still hold the data on its volume.
 pub(crate) fn abandon(roster: &Roster<'_>, waiting: &mut Vec<String>) -> Option<Action> {
+    // Where no majority is left to declare anybody dead, silence must do.
+    let can_declare = roster.nodes.iter().any(|n| roster.hears_majority(n));
+    let silence_counts = !can_declare || roster.everybody_answered();
     let owners = roster.strangers.iter().filter(|s| !s.slots.is_empty());
     for lost in owners {
         let heirs = roster
@@ -20,7 +23,10 @@ pub(crate) fn abandon(roster: &Roster<'_>, waiting: &mut Vec<String>) -> Option<
         let Some(shard) = lost.shard.filter(|_| !heirs) else {
             continue;
         };
-        if roster.all_answered(shard) && is_dead(roster, lost) && !has_live_replica(roster, lost) {
+        if roster.all_answered(shard)
+            && lost.is_dead(silence_counts)
+            && !has_live_replica(roster, lost)
+        {
             return super::forget::everywhere(roster, vec![lost]);
         }
         waiting.push(format!(
@@ -29,12 +35,6 @@ pub(crate) fn abandon(roster: &Roster<'_>, waiting: &mut Vec<String>) -> Option<
         ));
     }
     None
-}
-
-/// Dead by a majority's word; where no majority is left to say so, by everybody's silence.
-fn is_dead(roster: &Roster<'_>, lost: &Stranger<'_>) -> bool {
-    let can_declare = roster.nodes.iter().any(|n| roster.hears_majority(n));
-    lost.is_failed_by_all() || (!can_declare && lost.is_doubted_by_all())
 }
 
 fn has_live_replica(roster: &Roster<'_>, lost: &Stranger<'_>) -> bool {

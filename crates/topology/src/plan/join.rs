@@ -166,9 +166,9 @@ pub(crate) fn replicate(roster: &Roster<'_>, waiting: &mut Vec<String>) -> Optio
                 "{name} holds {} keys but owns no slot: it is not made a replica, which would erase them",
                 node.view.keys
             ));
-        } else if node.account_of(primary).is_none() {
+        } else if !knows_as_primary(node, primary) {
             waiting.push(format!(
-                "gossip: {name} does not know its primary {} yet",
+                "gossip: {name} does not know {} as its primary yet",
                 primary.member.name
             ));
         } else {
@@ -176,6 +176,12 @@ pub(crate) fn replicate(roster: &Roster<'_>, waiting: &mut Vec<String>) -> Optio
         }
     }
     (!pairs.is_empty()).then_some(Action::Replicate { pairs })
+}
+
+/// Whether `node` would accept to follow `primary`: not as long as it takes it for a replica.
+fn knows_as_primary(node: &Node<'_>, primary: &Node<'_>) -> bool {
+    let account = node.account_of(primary);
+    account.is_some_and(|known| known.role == Role::Primary)
 }
 
 /// Whom the others of a shard follow: the owner of its slots; in a shard that owns none, its first primary.

@@ -26,7 +26,9 @@ impl Sim {
             let Some(primary) = view.primary.as_ref().and_then(|id| view.known.get(id)) else {
                 continue;
             };
-            let dead = primary.link == LinkState::Failed && !primary.slots.is_empty();
+            // Redis counts a replica that never was in step as one whose data is too old.
+            let synced = view.offset > 0;
+            let dead = primary.link == LinkState::Failed && !primary.slots.is_empty() && synced;
             let fresher = self.bus().into_iter().any(|(j, _, other)| {
                 let better = (other.offset, i) > (view.offset, j);
                 j != i && other.primary == view.primary && better
@@ -202,8 +204,13 @@ impl Sim {
         }
     }
 
-    /// Replicas that hear their primary are in step with it.
+    /// Replicas that hear their primary are in step with it. The stream is never empty: primaries ping in it.
     fn replicate(&mut self) {
+        for server in self.places.iter_mut().filter_map(Place::running_mut) {
+            if !server.view.slots.is_empty() {
+                server.view.offset += 14;
+            }
+        }
         let bus = self.bus();
         for place in &mut self.places {
             let connected = place.connected;
