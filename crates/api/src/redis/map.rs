@@ -45,8 +45,11 @@ impl SlotMap {
     /// The node that serves `slot`.
     #[must_use]
     pub fn owner(&self, slot: u16) -> Option<&Arc<Node>> {
-        let index = *self.slots.get(usize::from(slot))?;
-        Some(&self.primaries.get(usize::from(index))?.node)
+        Some(&self.primary(usize::from(slot))?.node)
+    }
+
+    fn primary(&self, slot: usize) -> Option<&Primary> {
+        self.primaries.get(usize::from(*self.slots.get(slot)?))
     }
 
     /// The primaries that serve slots, ordered by their first one.
@@ -104,17 +107,13 @@ impl SlotMap {
     /// deposed and does not know it yet.
     #[must_use]
     pub fn regresses_from(&self, known: &Self) -> bool {
-        let claim = |map: &Self, slot: usize| {
-            let primary = map.primaries.get(usize::from(map.slots[slot]))?;
-            Some((primary.epoch, primary.node.clone()))
-        };
-        (0..SLOTS).any(|slot| match (claim(self, slot), claim(known, slot)) {
-            (Some((new, owner)), Some((old, before))) => new < old && !Arc::ptr_eq(&owner, &before),
+        (0..SLOTS).any(|slot| match (self.primary(slot), known.primary(slot)) {
+            (Some(new), Some(old)) => new.epoch < old.epoch && !Arc::ptr_eq(&new.node, &old.node),
             _ => false,
         })
     }
 
-    /// Whether both maps send every slot to the same node and know the same peers.
+    /// Whether both maps tell the same: the same owner for every slot, under the same name and epoch, and the same peers.
     #[must_use]
     pub fn same(&self, other: &Self) -> bool {
         let peers = |map: &Self| {
@@ -126,11 +125,15 @@ impl SlotMap {
             addresses.sort();
             addresses
         };
-        (0..SLOTS as u16).all(|slot| match (self.owner(slot), other.owner(slot)) {
-            (None, None) => true,
-            (Some(left), Some(right)) => Arc::ptr_eq(left, right),
-            _ => false,
-        }) && peers(self) == peers(other)
+        let agree = |slot| match (self.primary(slot), other.primary(slot)) {
+            (Some(left), Some(right)) => {
+                Arc::ptr_eq(&left.node, &right.node)
+                    && left.epoch == right.epoch
+                    && left.name == right.name
+            }
+            (left, right) => left.is_none() && right.is_none(),
+        };
+        (0..SLOTS).all(agree) && peers(self) == peers(other)
     }
 
     /// Merges views into a map, taking nodes from `node_at`. `None` if they cover nothing.

@@ -74,6 +74,8 @@ mod tests {
         assert_eq!(seed.username.as_deref(), Some("cache"));
         assert_eq!(seed.password.as_deref(), Some("s@crt"));
         assert_eq!(format!("{seed:?}"), "redis://nodes.example:7000");
+        let seed: Seed = "redis://[fd00::1]:7000".parse().unwrap();
+        assert_eq!(seed.host, "fd00::1");
     }
 
     #[test]

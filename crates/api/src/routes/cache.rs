@@ -16,7 +16,6 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -40,7 +39,11 @@ pub async fn set<S: Store>(
 ) -> Result<Response, Error> {
     let body = body::read(request, app.limits.body, deadline).await?;
     let entry = parse(&body, app.limits.key)?;
-    let value = Bytes::copy_from_slice(entry.value.as_bytes());
+    // A value without escapes is a part of the body as it stands.
+    let value = match entry.value {
+        Cow::Borrowed(text) => body.slice_ref(text.as_bytes()),
+        Cow::Owned(text) => text.into(),
+    };
     app.store
         .set(entry.key.as_bytes(), value, entry.ttl, deadline.at)
         .await?;

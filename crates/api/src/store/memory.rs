@@ -14,9 +14,11 @@ use super::{Health, ShardStats, Store, StoreError};
 /// and the two allocations. Measured roughly; it keeps the bound honest when values are tiny.
 const ENTRY_OVERHEAD: usize = 256;
 
+type Key = Box<[u8]>;
+
 /// See the module's documentation.
 pub struct MemoryStore {
-    entries: Cache<Box<[u8]>, Entry>,
+    entries: Cache<Key, Entry>,
     hits: AtomicU64,
     misses: AtomicU64,
 }
@@ -42,14 +44,14 @@ impl OwnTime {
     }
 }
 
-impl Expiry<Box<[u8]>, Entry> for OwnTime {
-    fn expire_after_create(&self, _: &Box<[u8]>, entry: &Entry, now: Instant) -> Option<Duration> {
+impl Expiry<Key, Entry> for OwnTime {
+    fn expire_after_create(&self, _: &Key, entry: &Entry, now: Instant) -> Option<Duration> {
         Self::left(entry, now)
     }
 
     fn expire_after_update(
         &self,
-        _: &Box<[u8]>,
+        _: &Key,
         entry: &Entry,
         now: Instant,
         _: Option<Duration>,
@@ -64,7 +66,7 @@ impl MemoryStore {
     pub fn new(limit: u64) -> Self {
         let entries = Cache::builder()
             .max_capacity(limit)
-            .weigher(|key: &Box<[u8]>, entry: &Entry| {
+            .weigher(|key: &Key, entry: &Entry| {
                 u32::try_from(key.len() + entry.value.len() + ENTRY_OVERHEAD).unwrap_or(u32::MAX)
             })
             // Recency, not frequency: what was just set must be there to be got, even in a full store.

@@ -1,5 +1,7 @@
 //! What a cluster does to its clients: redirections, failovers, nodes that hang, passwords that change.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use cachecluster_api::redis::slots::slot_of;
@@ -121,6 +123,61 @@ async fn requests_wait_while_a_replica_takes_over_from_a_dead_primary() {
     );
     let role: String = replica.run("INFO replication").await;
     assert!(role.contains("role:master"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failover_under_load_fails_no_request() {
+    let mut cluster = Cluster::start(3, 1).await;
+    let api = Arc::new(Api::over(&cluster.urls(), &[]).await);
+    let over = Arc::new(AtomicBool::new(false));
+    let answered = Arc::new(AtomicUsize::new(0));
+    let clients: Vec<_> = (0..32)
+        .map(|client| {
+            let (api, over, answered) = (api.clone(), over.clone(), answered.clone());
+            tokio::spawn(async move {
+                let mut longest = Duration::ZERO;
+                for number in 0.. {
+                    if over.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let key = format!("key-{client}-{}", number % 20);
+                    let began = Instant::now();
+                    let (status, body) = api.set(&key, &number.to_string()).await;
+                    longest = longest.max(began.elapsed());
+                    assert_eq!(status, 200, "{body}");
+                    let (status, body) = api.get(&key).await;
+                    // Replication is asynchronous: what was just written may go with the primary.
+                    assert!(status == 200 || status == 404, "{status} {body}");
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+                longest
+            })
+        })
+        .collect();
+    let under_load = async || {
+        let before = answered.load(Ordering::Relaxed);
+        until("there is load", async || {
+            answered.load(Ordering::Relaxed) > before + 500
+        })
+        .await;
+    };
+    under_load().await;
+    // A hand-over that was planned, and one that was not.
+    let () = cluster.servers[4].run("CLUSTER FAILOVER").await;
+    under_load().await;
+    cluster.servers[0].kill();
+    let () = cluster.servers[3].run("CLUSTER FAILOVER FORCE").await;
+    under_load().await;
+    over.store(true, Ordering::Relaxed);
+    let mut longest = Duration::ZERO;
+    for client in clients {
+        longest = longest.max(client.await.unwrap());
+    }
+    eprintln!("the longest request took {longest:?}");
+    assert!(counted(
+        &api.metrics().await,
+        "cachecluster_api_upstream_retries_total"
+    ));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
