@@ -84,7 +84,7 @@ a CacheCluster goes with it by owner references.
   verbs: [get, list, watch]
 - apiGroups: [cachecluster.io]
   resources: [cacheclusters/status]
-  verbs: [get, patch, update]
+  verbs: [patch]
 # To be named as an owner that blocks its deletion (admission plugin OwnerReferencesPermissionEnforcement).
 - apiGroups: [cachecluster.io]
   resources: [cacheclusters/finalizers]
