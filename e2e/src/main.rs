@@ -3,7 +3,16 @@
 //! Every promise of CacheCluster that a user can see has a scenario here. They need nothing but a kubeconfig: clients
 //! run as pods, so nothing depends on routes from the host into the cluster.
 
+mod cluster;
+mod command;
+mod diagnosis;
+mod drive;
+mod figure;
+mod metrics;
+mod objects;
+mod probe;
 mod prober;
+mod scenarios;
 
 use std::process::ExitCode;
 
@@ -21,6 +30,10 @@ struct Args {
 enum Command {
     /// Ask a running cache as its users do, and print one JSON line on what was seen
     Prober(prober::Args),
+    /// Run the scenarios on a cluster with the operator installed
+    Run(Box<drive::Args>),
+    /// List the scenarios and what each promises
+    List,
 }
 
 #[tokio::main]
@@ -29,6 +42,11 @@ async fn main() -> ExitCode {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let outcome = match Args::parse().command {
         Command::Prober(args) => prober::run(args).await,
+        Command::Run(args) => drive::run(*args).await,
+        Command::List => {
+            drive::list();
+            Ok(true)
+        }
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

@@ -1,0 +1,375 @@
+//! Runs scenarios: which, in which order, each in a namespace of its own, and what came of them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use futures::{StreamExt, stream};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::api::{Api, DeleteParams, ListParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::runtime::wait::await_condition;
+use kube::{Client, Config, ResourceExt};
+use tokio::sync::watch;
+
+use crate::cluster::{Ctx, OPERATOR, Settings, is_pod_ready};
+use crate::command::Target;
+use crate::diagnosis;
+use crate::figure::Figure;
+use crate::objects::Kinds;
+use crate::scenarios::{self, Scenario, Turn};
+
+/// `run`
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Run only scenarios whose name contains one of these
+    filter: Vec<String>,
+    /// The cluster's kubeconfig; absent: as kubectl finds it
+    #[arg(long)]
+    kubeconfig: Option<PathBuf>,
+    /// Context in the kubeconfig; absent: the current one
+    #[arg(long)]
+    context: Option<String>,
+    /// Image of the prober, present on every node or to be pulled by them
+    #[arg(long, default_value = "cachecluster/e2e:dev")]
+    prober_image: String,
+    /// Engines to try, the default one first
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "redis:8.2,valkey/valkey:9.1"
+    )]
+    engine_images: Vec<String>,
+    /// Namespace of the operator's Helm release
+    #[arg(long, default_value = "cachecluster-system")]
+    operator_namespace: String,
+    /// Name of the operator's Helm release
+    #[arg(long, default_value = "cachecluster")]
+    release: String,
+    /// The chart
+    #[arg(long, default_value = "charts/cachecluster")]
+    chart: PathBuf,
+    /// The kustomizations and examples
+    #[arg(long, default_value = "manifests")]
+    manifests: PathBuf,
+    /// Scenarios at a time, where they do not disturb each other
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=32))]
+    parallel: u16,
+    /// How long to watch an idle cluster, in seconds
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(10..=3600))]
+    idle_seconds: u64,
+    /// Longest time for one scenario, in seconds
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(10..=7200))]
+    limit: u64,
+    /// Leave the namespaces of failed scenarios for a look at them
+    #[arg(long)]
+    keep_failed: bool,
+}
+
+/// What came of a scenario.
+struct Outcome {
+    scenario: Scenario,
+    result: Result<Vec<Figure>>,
+    taken: Duration,
+}
+
+/// Everything the runs share.
+struct Run {
+    client: Client,
+    settings: Arc<Settings>,
+    kinds: Arc<Kinds>,
+    limit: Duration,
+    keep_failed: bool,
+    interrupted: watch::Receiver<bool>,
+}
+
+/// Prints each scenario and its promise.
+pub(crate) fn list() {
+    for scenario in scenarios::all() {
+        println!("{:<28} {}", scenario.name, scenario.promise);
+    }
+}
+
+/// Runs the scenarios that the filter lets through; true if all passed.
+///
+/// # Errors
+/// When the cluster cannot be reached, the operator is not there, or the filter fits nothing.
+pub(crate) async fn run(args: Args) -> Result<bool> {
+    let chosen: Vec<Scenario> = scenarios::all()
+        .into_iter()
+        .filter(|scenario| is_chosen(scenario.name, &args.filter))
+        .collect();
+    if chosen.is_empty() {
+        bail!("no scenario's name contains any of {:?}", args.filter);
+    }
+    let client = connect(&args).await?;
+    let settings = Settings {
+        target: Target {
+            kubeconfig: args.kubeconfig,
+            context: args.context,
+        },
+        prober_image: args.prober_image,
+        engine_images: args.engine_images,
+        operator_namespace: args.operator_namespace,
+        release: args.release,
+        chart: args.chart,
+        manifests: args.manifests,
+        idle: Duration::from_secs(args.idle_seconds),
+    };
+    await_operator(&client, &settings.operator_namespace).await?;
+    let (interrupt, interrupted) = watch::channel(false);
+    tokio::spawn(async move {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            eprintln!("interrupted: cleaning up");
+            let _ = interrupt.send(true);
+            // Dropped with the task, the channel would end as if nobody could interrupt any more.
+            interrupt.closed().await;
+        }
+    });
+    let run = Run {
+        kinds: Arc::new(Kinds::discover(&client).await?),
+        client,
+        settings: Arc::new(settings),
+        limit: Duration::from_secs(args.limit.max(args.idle_seconds + 240)),
+        keep_failed: args.keep_failed,
+        interrupted,
+    };
+
+    let start = Instant::now();
+    let mut outcomes = Vec::new();
+    for (turn, at_a_time) in [
+        (Turn::First, 1),
+        (Turn::Together, usize::from(args.parallel)),
+        (Turn::Last, 1),
+    ] {
+        let now: Vec<Scenario> = chosen.iter().filter(|s| s.turn == turn).cloned().collect();
+        let mut running = stream::iter(now)
+            .map(|scenario| one(&run, scenario))
+            .buffer_unordered(at_a_time);
+        while let Some(outcome) = running.next().await {
+            announce(&outcome);
+            outcomes.push(outcome);
+        }
+    }
+    Ok(summarize(&outcomes, start.elapsed()))
+}
+
+fn is_chosen(name: &str, filter: &[String]) -> bool {
+    filter.is_empty() || filter.iter().any(|part| name.contains(part.as_str()))
+}
+
+async fn connect(args: &Args) -> Result<Client> {
+    let options = KubeConfigOptions {
+        context: args.context.clone(),
+        ..KubeConfigOptions::default()
+    };
+    let config = match &args.kubeconfig {
+        Some(path) => {
+            let file = Kubeconfig::read_from(path)
+                .with_context(|| format!("reading {}", path.display()))?;
+            Config::from_custom_kubeconfig(file, &options).await?
+        }
+        None if args.context.is_some() => Config::from_kubeconfig(&options).await?,
+        None => Config::infer().await?,
+    };
+    let address = config.cluster_url.clone();
+    let client = Client::try_from(config)?;
+    tokio::time::timeout(Duration::from_secs(15), client.apiserver_version())
+        .await
+        .map_err(|_| anyhow!("no answer within 15 s"))
+        .and_then(|answer| Ok(answer?))
+        .with_context(|| format!("the API server at {address}"))?;
+    Ok(client)
+}
+
+/// The scenarios use the operator as it was installed; they do not install one.
+async fn await_operator(client: &Client, namespace: &str) -> Result<()> {
+    let api = Api::namespaced(client.clone(), namespace);
+    let until = Instant::now() + Duration::from_secs(60);
+    loop {
+        let pods = api.list(&ListParams::default().labels(OPERATOR)).await?;
+        if pods.items.iter().any(is_pod_ready) {
+            return Ok(());
+        }
+        if Instant::now() >= until {
+            bail!(
+                "no ready operator pod in {namespace} ({OPERATOR}): install the chart first, e.g. by `cargo xtask up`"
+            );
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+async fn one(run: &Run, scenario: Scenario) -> Outcome {
+    let start = Instant::now();
+    let mut interrupted = run.interrupted.clone();
+    if *interrupted.borrow() {
+        return Outcome {
+            scenario,
+            result: Err(anyhow!("interrupted before it began")),
+            taken: Duration::ZERO,
+        };
+    }
+    let ctx = Ctx {
+        client: run.client.clone(),
+        namespace: format!("cc-e2e-{}-{}", scenario.name, mark()),
+        settings: run.settings.clone(),
+        kinds: run.kinds.clone(),
+        probes: Arc::default(),
+    };
+    println!("{:>9} {}: {}", "start", scenario.name, scenario.promise);
+    let result = tokio::select! {
+        result = tokio::time::timeout(run.limit, attempt(&ctx, &scenario)) => {
+            result.unwrap_or_else(|_| Err(anyhow!("not done within {:?}", run.limit)))
+        }
+        () = async { let _ = interrupted.wait_for(|yes| *yes).await; } => {
+            Err(anyhow!("interrupted"))
+        }
+    };
+    let taken = start.elapsed();
+    if result.is_err() && !*run.interrupted.borrow() {
+        eprint!("{}", diagnosis::of(&ctx, taken).await);
+    }
+    let result = if result.is_err() && run.keep_failed {
+        eprintln!("the namespace {} stays", ctx.namespace);
+        result
+    } else {
+        match (result, remove_namespace(&ctx).await) {
+            (Ok(_), Err(error)) => Err(error.context("cleaning up")),
+            (result, _) => result,
+        }
+    };
+    Outcome {
+        scenario,
+        result,
+        taken,
+    }
+}
+
+async fn attempt(ctx: &Ctx, scenario: &Scenario) -> Result<Vec<Figure>> {
+    let mut namespace = Namespace::default();
+    namespace.metadata.name = Some(ctx.namespace.clone());
+    namespace.metadata.labels = Some(BTreeMap::from([
+        (
+            "pod-security.kubernetes.io/enforce".to_owned(),
+            "restricted".to_owned(),
+        ),
+        (
+            "app.kubernetes.io/managed-by".to_owned(),
+            "cachecluster-e2e".to_owned(),
+        ),
+    ]));
+    Api::<Namespace>::all(ctx.client.clone())
+        .create(&PostParams::default(), &namespace)
+        .await
+        .with_context(|| format!("creating the namespace {}", ctx.namespace))?;
+    (scenario.run)(ctx).await
+}
+
+/// Deletes the scenario's namespace and waits until nothing is left of it.
+async fn remove_namespace(ctx: &Ctx) -> Result<()> {
+    let api: Api<Namespace> = Api::all(ctx.client.clone());
+    let Some(namespace) = api.get_opt(&ctx.namespace).await? else {
+        return Ok(());
+    };
+    api.delete(&namespace.name_any(), &DeleteParams::default())
+        .await?;
+    let gone = await_condition(api, &ctx.namespace, |namespace: Option<&Namespace>| {
+        namespace.is_none()
+    });
+    tokio::time::timeout(Duration::from_secs(120), gone)
+        .await
+        .map_err(|_| anyhow!("the namespace {} is still there after 120 s", ctx.namespace))??;
+    Ok(())
+}
+
+/// Tells runs apart that follow each other closely.
+fn mark() -> String {
+    let millis = jiff::Timestamp::now().as_millisecond();
+    format!("{:05x}", millis.rem_euclid(1 << 20))
+}
+
+fn announce(outcome: &Outcome) {
+    let Outcome {
+        scenario,
+        result,
+        taken,
+    } = outcome;
+    let seconds = taken.as_secs_f64();
+    match result {
+        Ok(figures) => {
+            println!(
+                "{:>9} {}: {seconds:.1} s {}",
+                "ok",
+                scenario.name,
+                join(figures)
+            );
+        }
+        Err(error) => println!(
+            "{:>9} {}: {seconds:.1} s\n{error:?}",
+            "FAILED", scenario.name
+        ),
+    }
+}
+
+fn summarize(outcomes: &[Outcome], taken: Duration) -> bool {
+    println!("\n{:<28} {:<7} {:>7}  figures", "scenario", "", "seconds");
+    let mut failed = 0;
+    for outcome in outcomes {
+        let name = outcome.scenario.name;
+        let seconds = outcome.taken.as_secs_f64();
+        match &outcome.result {
+            Ok(figures) => println!("{name:<28} {:<7} {seconds:>7.1}  {}", "ok", join(figures)),
+            Err(error) => {
+                failed += 1;
+                let why = format!("{error:#}");
+                let why: String = why
+                    .lines()
+                    .next()
+                    .unwrap_or_default()
+                    .chars()
+                    .take(160)
+                    .collect();
+                println!("{name:<28} {:<7} {seconds:>7.1}  {why}", "FAILED");
+            }
+        }
+    }
+    println!("{:<28} {:<7} {:>7.1}", "all", "", taken.as_secs_f64());
+    println!("{} passed, {failed} failed", outcomes.len() - failed);
+    failed == 0
+}
+
+fn join(figures: &[Figure]) -> String {
+    let words: Vec<String> = figures.iter().map(ToString::to_string).collect();
+    words.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_is_part_of_a_name_and_none_lets_all_through() {
+        let filter = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
+        assert!(is_chosen("storage-retain", &filter(&[])));
+        assert!(is_chosen("storage-retain", &filter(&["idle", "storage"])));
+        assert!(!is_chosen("storage-retain", &filter(&["idle"])));
+    }
+
+    #[test]
+    fn every_scenario_has_a_name_of_its_own_that_fits_a_namespace() {
+        let mut names: Vec<&str> = scenarios::all().iter().map(|s| s.name).collect();
+        assert!(names.iter().all(|name| {
+            name.len() <= 40
+                && name
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        }));
+        let all = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), all);
+    }
+}

@@ -1,0 +1,83 @@
+//! What CacheCluster promises, one scenario each.
+
+mod chart;
+mod deletion;
+mod idle;
+mod kustomize;
+mod operator;
+mod quickstart;
+mod refusal;
+mod repair;
+mod replicas;
+mod rolling;
+mod shapes;
+mod status;
+mod storage;
+mod survival;
+mod tenancy;
+
+use anyhow::Result;
+use futures::future::LocalBoxFuture;
+
+use crate::cluster::Ctx;
+use crate::figure::Figure;
+
+/// When a scenario may run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// Before the others and alone, because it measures.
+    First,
+    /// Beside others: it touches nothing outside its namespace.
+    Together,
+    /// After the others and alone, because it disturbs the operator.
+    Last,
+}
+
+/// A scenario: what is promised, and the proof.
+#[derive(Clone)]
+pub(crate) struct Scenario {
+    /// Its name, for filters, and part of its namespace's name.
+    pub(crate) name: &'static str,
+    /// The promise, in one sentence.
+    pub(crate) promise: &'static str,
+    /// When it may run.
+    pub(crate) turn: Turn,
+    /// Proves it: the figures it measured, or how the promise was broken.
+    pub(crate) run: Proof,
+}
+
+/// The body of a scenario. It stays on the task that started it.
+pub(crate) type Proof = for<'a> fn(&'a Ctx) -> LocalBoxFuture<'a, Result<Vec<Figure>>>;
+
+impl Scenario {
+    fn new(name: &'static str, turn: Turn, promise: &'static str, run: Proof) -> Self {
+        Self {
+            name,
+            promise,
+            turn,
+            run,
+        }
+    }
+}
+
+/// Every scenario, in the order in which they start; those that take longest come first among those that run together.
+pub(crate) fn all() -> Vec<Scenario> {
+    [
+        quickstart::scenarios(),
+        idle::scenarios(),
+        survival::scenarios(),
+        rolling::scenarios(),
+        storage::scenarios(),
+        replicas::scenarios(),
+        shapes::scenarios(),
+        repair::scenarios(),
+        tenancy::scenarios(),
+        deletion::scenarios(),
+        status::scenarios(),
+        refusal::scenarios(),
+        operator::scenarios(),
+        chart::scenarios(),
+        kustomize::scenarios(),
+    ]
+    .concat()
+}
