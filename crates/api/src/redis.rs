@@ -28,6 +28,7 @@ pub mod node;
 pub mod refresh;
 pub mod route;
 pub mod seeds;
+mod setback;
 pub mod slots;
 pub mod view;
 

@@ -7,14 +7,15 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
+use redis::{Cmd, Value};
 use tokio::sync::{Notify, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::map::{Primary, SlotMap};
-use super::node::{Connector, Fault, Node, Sent};
+use super::node::{Connector, Node, Sent};
 use super::refresh;
 use super::seeds::Seed;
+use super::setback::{Setback, classify, gave_up};
 use super::slots::slot_of;
 use super::view::Address;
 use crate::metrics::{Metrics, Redirect, Retry};
@@ -114,18 +115,6 @@ pub struct Outcome {
     pub value: Value,
     /// Whether an earlier attempt was sent that was never answered: it may have been carried out.
     pub uncertain: bool,
-}
-
-/// What stood in the way of an attempt.
-enum Setback {
-    /// Another node serves the slot.
-    Moved(Address),
-    /// Another node serves this key, this time.
-    Ask(Address),
-    /// It may go better in a moment.
-    Again { reason: Retry, sent: bool },
-    /// It will not.
-    Fatal(StoreError),
 }
 
 impl Cluster {
@@ -316,71 +305,6 @@ fn pause_after(setbacks: u32) -> Duration {
         .saturating_mul(1 << setbacks.min(10))
         .min(LONGEST_PAUSE);
     whole.mul_f64(0.5 + rand::random::<f64>() / 2.0)
-}
-
-fn gave_up(last: Retry) -> StoreError {
-    let why = match last {
-        Retry::Connection => "no connection to the shard that has this key",
-        Retry::Timeout | Retry::Rerouted => "no answer from the shard that has this key",
-        Retry::Uncovered => "no shard is known that has this key",
-        Retry::NotNow => "the shard that has this key cannot serve now",
-        Retry::Credentials => "the shard that has this key does not accept our credentials",
-    };
-    StoreError::Unavailable(why.to_owned())
-}
-
-fn classify(fault: Fault, node: &Address, sent: bool) -> Setback {
-    match fault {
-        Fault::Connect(_) => Setback::Again {
-            reason: Retry::Connection,
-            sent: false,
-        },
-        Fault::Credentials(_) => Setback::Again {
-            reason: Retry::Credentials,
-            sent: false,
-        },
-        Fault::Reply(error) => classify_reply(&error, node, sent),
-    }
-}
-
-fn classify_reply(error: &RedisError, node: &Address, sent: bool) -> Setback {
-    // What the server refused was not carried out.
-    let refused = |reason| Setback::Again {
-        reason,
-        sent: false,
-    };
-    let elsewhere = || Address::parse(error.redirect_node()?.0, node);
-    match error.kind() {
-        ErrorKind::Server(ServerErrorKind::Moved) => {
-            elsewhere().map_or(refused(Retry::NotNow), Setback::Moved)
-        }
-        ErrorKind::Server(ServerErrorKind::Ask) => {
-            elsewhere().map_or(refused(Retry::NotNow), Setback::Ask)
-        }
-        ErrorKind::Server(
-            ServerErrorKind::TryAgain
-            | ServerErrorKind::ClusterDown
-            | ServerErrorKind::BusyLoading
-            | ServerErrorKind::MasterDown
-            | ServerErrorKind::ReadOnly,
-        ) => refused(Retry::NotNow),
-        _ => match error.code() {
-            Some("NOAUTH" | "WRONGPASS") => refused(Retry::Credentials),
-            // Too few replicas to accept writes; a script or a module is in the way; the primary just handed over.
-            Some("NOREPLICAS" | "BUSY" | "UNBLOCKED") => refused(Retry::NotNow),
-            Some("OOM") => Setback::Fatal(StoreError::Unavailable("its memory is full".to_owned())),
-            Some("MISCONF") => Setback::Fatal(StoreError::Unavailable(
-                "it cannot persist writes".to_owned(),
-            )),
-            Some("WRONGTYPE") => Setback::Fatal(StoreError::WrongType),
-            Some(_) => Setback::Fatal(StoreError::Refused(error.to_string())),
-            // No code: not an answer, but the end of the connection, or one that does not parse.
-            None => Setback::Again {
-                reason: Retry::Connection,
-                sent,
-            },
-        },
-    }
 }
 
 #[cfg(test)]
