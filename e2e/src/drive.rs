@@ -124,8 +124,6 @@ pub(crate) async fn run(args: Args) -> Result<bool> {
         if tokio::signal::ctrl_c().await.is_ok() {
             eprintln!("interrupted: cleaning up");
             let _ = interrupt.send(true);
-            // Dropped with the task, the channel would end as if nobody could interrupt any more.
-            interrupt.closed().await;
         }
     });
     let run = Run {
@@ -224,7 +222,7 @@ async fn one(run: &Run, scenario: Scenario) -> Outcome {
         result = tokio::time::timeout(run.limit, attempt(&ctx, &scenario)) => {
             result.unwrap_or_else(|_| Err(anyhow!("not done within {:?}", run.limit)))
         }
-        () = async { let _ = interrupted.wait_for(|yes| *yes).await; } => {
+        () = interruption(&mut interrupted) => {
             Err(anyhow!("interrupted"))
         }
     };
@@ -245,6 +243,13 @@ async fn one(run: &Run, scenario: Scenario) -> Outcome {
         scenario,
         result,
         taken,
+    }
+}
+
+/// Ends when somebody interrupts, and never otherwise.
+async fn interruption(interrupted: &mut watch::Receiver<bool>) {
+    if interrupted.wait_for(|yes| *yes).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -1,9 +1,12 @@
 //! Shards, replicas and engines in their combinations.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result, ensure};
 use cachecluster_contract::labels;
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Node, Service};
 use kube::ResourceExt;
+use kube::api::{Api, ListParams};
 use serde_json::json;
 
 use super::{Scenario, Turn};
@@ -107,11 +110,10 @@ async fn prove(ctx: &Ctx, name: &str, shards: u32, replicas: u32) -> Result<()> 
 }
 
 async fn spread(ctx: &Ctx, name: &str, shards: u32) -> Result<()> {
-    let nodes = kube::Api::<k8s_openapi::api::core::v1::Node>::all(ctx.client.clone())
-        .list_metadata(&kube::api::ListParams::default())
-        .await?
-        .items
-        .len();
+    let nodes = Api::<Node>::all(ctx.client.clone())
+        .list(&ListParams::default())
+        .await?;
+    let nodes = nodes.items.iter().filter(|node| takes_pods(node)).count();
     let pods = ctx.pods(name, labels::COMPONENT_REDIS).await?;
     for shard in 0..shards {
         let places: Vec<&str> = pods
@@ -119,11 +121,23 @@ async fn spread(ctx: &Ctx, name: &str, shards: u32) -> Result<()> {
             .filter(|pod| pod.labels().get(labels::SHARD) == Some(&shard.to_string()))
             .filter_map(|pod| pod.spec.as_ref()?.node_name.as_deref())
             .collect();
-        let distinct: std::collections::BTreeSet<_> = places.iter().collect();
+        let distinct: BTreeSet<_> = places.iter().collect();
         ensure!(
             distinct.len() >= places.len().min(nodes),
             "shard {shard} of {name} has its nodes at {places:?}, with {nodes} machines to choose from"
         );
     }
     Ok(())
+}
+
+/// Whether pods without tolerations may be placed on a node.
+fn takes_pods(node: &Node) -> bool {
+    node.spec.as_ref().is_none_or(|spec| {
+        spec.unschedulable != Some(true)
+            && spec
+                .taints
+                .iter()
+                .flatten()
+                .all(|taint| taint.effect == "PreferNoSchedule")
+    })
 }
