@@ -102,7 +102,7 @@ a CacheCluster goes with it by owner references.
 # The patch marks the primary's pod for the Service <name>-primary.
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch, patch]
+  verbs: [list, watch, patch]
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [get, list, watch, create, patch]
