@@ -229,3 +229,67 @@ fn dissenter<'w>(roster: &Roster<'w>) -> Option<&'w str> {
         .find(|observer| !roster.nodes.iter().all(|of| agrees(observer, of)))
         .map(|observer| &*observer.member.name)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::Sim;
+
+    fn formed(shards: u32, replicas: u32) -> Sim {
+        let mut sim = Sim::new(shards, replicas);
+        assert!(sim.run(10).is_some());
+        sim
+    }
+
+    #[test]
+    fn a_healthy_cluster() {
+        let mut sim = formed(3, 1);
+        assert!(sim.write(1, 42));
+        let health = assess(&sim.world());
+        assert!(health.is_healthy() && health.is_serving() && health.joined && health.agreed);
+        assert_eq!(health.shards[1].keys, 42);
+        assert_eq!(health.shards[1].slots.to_string(), "5461-10921");
+        assert_eq!(health.shards[1].in_sync[0].name, "quickstart-shard-1-1");
+    }
+
+    #[test]
+    fn problems_read_as_sentences() {
+        let mut sim = formed(3, 1);
+        sim.kill(1, 0);
+        sim.gossip();
+        let health = assess(&sim.world());
+        assert!(!health.is_serving() && health.majority);
+        let problems: Vec<_> = health.problems().collect();
+        let expected = [
+            "shard 1 has no primary: quickstart-shard-1-0 is silent (connection refused)",
+            "slots 5461-10921 are not served",
+        ];
+        assert_eq!(problems, expected);
+    }
+
+    #[test]
+    fn a_lost_replica_is_a_problem_but_clients_are_served() {
+        let mut sim = formed(1, 1);
+        sim.delete(0, 1);
+        let health = assess(&sim.world());
+        assert!(!health.is_healthy() && health.is_serving());
+        let problems: Vec<_> = health.problems().collect();
+        assert!(
+            problems.contains(&"quickstart-shard-0-1 is silent (no such pod)"),
+            "{problems:?}"
+        );
+    }
+
+    #[test]
+    fn a_new_cluster_says_what_it_lacks() {
+        let health = assess(&Sim::new(2, 0).world());
+        let problems: Vec<_> = health.problems().collect();
+        let expected = [
+            "shard 0 has no primary: no slots are given to it",
+            "shard 1 has no primary: no slots are given to it",
+            "slots 0-16383 are not served",
+            "quickstart-shard-0-0 does not hear quickstart-shard-1-0 (and 1 more pairs)",
+        ];
+        assert_eq!(problems, expected);
+    }
+}

@@ -1,4 +1,5 @@
-//! What must hold whatever goes wrong and in whatever order it is seen: see the architecture's list of properties.
+//! What must hold whatever goes wrong, and in whatever order it is seen.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::collections::BTreeSet;
 

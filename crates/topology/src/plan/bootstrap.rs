@@ -51,3 +51,71 @@ pub(crate) fn assign(roster: &Roster<'_>, waiting: &mut Vec<String>) -> Option<A
         assignments: assignments?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::action::Action;
+    use crate::model::Probe;
+    use crate::plan::plan;
+    use crate::sim::Sim;
+
+    #[test]
+    fn a_new_cluster_is_given_all_slots_at_once_before_its_nodes_meet() {
+        let mut sim = Sim::new(3, 1);
+        let Some(Action::AssignSlots { assignments }) = plan(&sim.world()).action else {
+            panic!("{:?}", plan(&sim.world()));
+        };
+        let told: Vec<_> = assignments
+            .iter()
+            .map(|(node, slots, epoch)| (node.name.as_str(), slots.to_string(), *epoch))
+            .collect();
+        let expected = [
+            ("quickstart-shard-0-0", "0-5460".to_owned(), 1),
+            ("quickstart-shard-1-0", "5461-10921".to_owned(), 2),
+            ("quickstart-shard-2-0", "10922-16383".to_owned(), 3),
+        ];
+        assert_eq!(told, expected);
+
+        sim.apply(&Action::AssignSlots { assignments });
+        let Some(Action::Meet { via, peers }) = plan(&sim.world()).action else {
+            panic!("{:?}", plan(&sim.world()));
+        };
+        assert_eq!(peers.len(), 5);
+        sim.apply(&Action::Meet { via, peers });
+        // The introductions are under way: nothing is repeated.
+        let meanwhile = plan(&sim.world());
+        assert_eq!(meanwhile.action, None);
+        assert!(
+            meanwhile.waiting[0].starts_with("gossip: "),
+            "{meanwhile:?}"
+        );
+        sim.gossip();
+        let Some(Action::Replicate { pairs }) = plan(&sim.world()).action else {
+            panic!("{:?}", plan(&sim.world()));
+        };
+        assert_eq!(pairs.len(), 3);
+    }
+
+    #[test]
+    fn one_silent_place_holds_a_birth_up_by_name() {
+        let mut sim = Sim::new(3, 1);
+        sim.kill(2, 1);
+        let planned = plan(&sim.world());
+        assert_eq!(planned.action, None);
+        assert!(planned.waiting[0].contains("silent: quickstart-shard-2-1"));
+    }
+
+    #[test]
+    fn a_node_with_keys_is_no_newborn() {
+        let mut world = Sim::new(3, 0).world();
+        let Probe::Answered(view) = &mut world.members[1].probe else {
+            panic!();
+        };
+        view.keys = 1;
+        // Its slots are given to the shards that lack them, itself among them, but not as to a newborn.
+        let Some(Action::AssignSlots { assignments }) = plan(&world).action else {
+            return;
+        };
+        assert!(assignments.iter().all(|(.., epoch)| *epoch > 3));
+    }
+}

@@ -87,3 +87,118 @@ fn best_replica<'r, 'w>(roster: &'r Roster<'w>, gone: &Stranger<'w>) -> Option<&
         (Reverse(n.view.offset), leaving, n.member.ordinal)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Probe;
+    use crate::plan::plan;
+    use crate::sim::Sim;
+
+    fn formed(shards: u32, replicas: u32) -> Sim {
+        let mut sim = Sim::new(shards, replicas);
+        assert!(sim.run(10).is_some());
+        sim
+    }
+
+    #[test]
+    fn votes_decide_while_a_majority_is_left() {
+        let mut sim = formed(3, 1);
+        sim.kill(1, 0);
+        sim.gossip();
+        let Some(Action::ForceFailover { replica }) = plan(&sim.world()).action else {
+            panic!("{:?}", plan(&sim.world()));
+        };
+        assert_eq!(replica.name, "quickstart-shard-1-1");
+    }
+
+    #[test]
+    fn without_a_majority_the_replica_takes_over() {
+        for shards in [1, 2] {
+            let mut sim = formed(shards, 1);
+            sim.kill(0, 0);
+            sim.gossip();
+            let Some(Action::Takeover { replica }) = plan(&sim.world()).action else {
+                panic!("{:?}", plan(&sim.world()));
+            };
+            assert_eq!(replica.name, "quickstart-shard-0-1");
+        }
+    }
+
+    #[test]
+    fn nobody_is_promoted_while_any_node_hears_the_primary() {
+        let mut sim = formed(1, 2);
+        // Only we do not reach it.
+        sim.set_visible(0, 0, false);
+        sim.gossip();
+        let planned = plan(&sim.world());
+        assert_eq!(planned.action, None);
+        assert!(planned.waiting[0].contains("other nodes still hear it"));
+        // One replica lost it, the other did not.
+        sim.set_connected(0, 1, false);
+        sim.gossip();
+        assert_eq!(plan(&sim.world()).action, None);
+    }
+
+    #[test]
+    fn a_primary_that_loads_its_data_is_alive() {
+        let mut sim = formed(1, 1);
+        sim.kill(0, 0);
+        sim.gossip();
+        let mut world = sim.world();
+        world.members[0].probe =
+            Probe::Silent("LOADING Redis is loading the dataset in memory".to_owned());
+        let planned = plan(&world);
+        assert_eq!(planned.action, None);
+        assert!(planned.waiting[0].contains("is loading"));
+    }
+
+    #[test]
+    fn the_replica_that_lost_least_is_chosen_and_the_first_among_equals() {
+        let mut sim = formed(3, 3);
+        sim.kill(0, 0);
+        sim.gossip();
+        let mut world = sim.world();
+        let promoted = |world: &crate::model::World| match plan(world).action {
+            Some(Action::ForceFailover { replica }) => replica.name,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(promoted(&world), "quickstart-shard-0-1");
+        let best = world
+            .members
+            .iter_mut()
+            .find(|m| m.shard == 0 && m.ordinal == 3);
+        let Probe::Answered(view) = &mut best.unwrap().probe else {
+            panic!();
+        };
+        view.offset += 1;
+        assert_eq!(promoted(&world), "quickstart-shard-0-3");
+    }
+
+    #[test]
+    fn an_empty_replica_waits_for_whoever_has_the_data() {
+        let mut sim = formed(1, 1);
+        sim.write(0, 3);
+        sim.replace(0, 1, false);
+        // It met, and was made a replica, but has received nothing yet when the primary dies.
+        for _ in 0..5 {
+            let Some(action) = plan(&sim.world()).action else {
+                sim.gossip();
+                continue;
+            };
+            sim.apply(&action);
+            if matches!(action, Action::Replicate { .. }) {
+                break;
+            }
+            sim.gossip();
+        }
+        sim.kill(0, 0);
+        sim.gossip();
+        let planned = plan(&sim.world());
+        assert_eq!(planned.action, None);
+        assert!(
+            planned.waiting[0].contains("was never in step"),
+            "{planned:?}"
+        );
+    }
+}

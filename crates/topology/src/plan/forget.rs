@@ -42,3 +42,44 @@ pub(crate) fn everywhere(roster: &Roster<'_>, gone: Vec<&Stranger<'_>>) -> Optio
         .collect();
     (!gone.is_empty()).then_some(Action::Forget { gone, everyone })
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::action::Action;
+    use crate::plan::plan;
+    use crate::sim::Sim;
+
+    #[test]
+    fn a_removed_replica_is_forgotten_by_everybody_once_its_pod_is_gone() {
+        let mut sim = Sim::new(3, 1);
+        assert!(sim.run(10).is_some());
+        let gone = sim.world().members[5].view().unwrap().id.clone();
+        let place = (sim.world().members[5].shard, sim.world().members[5].ordinal);
+        assert_eq!(place, (2, 1));
+        sim.scale_replicas(0);
+        sim.gossip();
+        assert_eq!(plan(&sim.world()).action, None, "its pod still runs");
+        for shard in 0..3 {
+            sim.delete(shard, 1);
+        }
+        sim.gossip();
+        let Some(Action::Forget {
+            gone: ids,
+            everyone,
+        }) = plan(&sim.world()).action
+        else {
+            panic!("{:?}", plan(&sim.world()));
+        };
+        assert!(ids.contains(&gone) && ids.len() == 3);
+        assert_eq!(everyone.len(), 3);
+    }
+
+    #[test]
+    fn an_id_that_a_silent_place_may_bring_back_is_kept() {
+        let mut sim = Sim::new(3, 1);
+        assert!(sim.run(10).is_some());
+        sim.delete(2, 1);
+        sim.gossip();
+        assert_eq!(plan(&sim.world()).action, None);
+    }
+}

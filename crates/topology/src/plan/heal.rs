@@ -76,3 +76,76 @@ pub(crate) fn assign(roster: &Roster<'_>, waiting: &mut Vec<String>) -> Option<A
     }
     (!assignments.is_empty()).then_some(Action::AssignSlots { assignments })
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::action::Action;
+    use crate::assess::assess;
+    use crate::plan::plan;
+    use crate::sim::Sim;
+
+    fn formed(shards: u32, replicas: u32) -> Sim {
+        let mut sim = Sim::new(shards, replicas);
+        assert!(sim.run(10).is_some());
+        sim
+    }
+
+    #[test]
+    fn a_shard_lost_with_all_copies_is_given_its_slots_again() {
+        for shards in [2, 3] {
+            let mut sim = formed(shards, 0);
+            sim.replace(1, 0, false);
+            let mut steps = Vec::new();
+            for _ in 0..8 {
+                sim.gossip();
+                if let Some(action) = plan(&sim.world()).action {
+                    steps.push(match &action {
+                        Action::Meet { .. } => "meet",
+                        Action::Forget { .. } => "forget",
+                        Action::AssignSlots { .. } => "assign",
+                        other => panic!("{other:?}"),
+                    });
+                    assert_eq!(sim.apply(&action), Vec::<String>::new());
+                }
+            }
+            assert_eq!(steps, ["meet", "forget", "assign"]);
+            assert!(assess(&sim.world()).is_healthy());
+        }
+    }
+
+    #[test]
+    fn a_volume_that_may_come_back_is_waited_for() {
+        let mut sim = formed(3, 0);
+        sim.delete(1, 0);
+        sim.gossip();
+        let planned = plan(&sim.world());
+        assert_eq!(planned.action, None);
+        assert!(
+            planned.waiting[0].starts_with("shard 1 has lost node"),
+            "{planned:?}"
+        );
+        sim.start(1, 0, true);
+        assert!(sim.run(5).is_some());
+    }
+
+    #[test]
+    fn slots_are_not_given_out_while_a_silent_node_may_own_them() {
+        let mut sim = Sim::new(3, 0);
+        // A birth that was cut after the second shard had been given its slots.
+        let Some(Action::AssignSlots { mut assignments }) = plan(&sim.world()).action else {
+            panic!();
+        };
+        assignments.remove(2);
+        sim.apply(&Action::AssignSlots { assignments });
+        sim.set_visible(1, 0, false);
+        for _ in 0..3 {
+            if let Some(action) = plan(&sim.world()).action {
+                assert!(matches!(action, Action::Meet { .. }), "{action:?}");
+                sim.apply(&action);
+            }
+            sim.gossip();
+        }
+        sim.set_visible(1, 0, true);
+        assert!(sim.run(10).is_some());
+    }
+}

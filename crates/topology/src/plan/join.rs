@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::action::Action;
-use crate::model::{NodeId, Presence, Role};
+use crate::model::{LinkState, NodeId, Presence, Role};
 use crate::roster::{Node, Owner, Roster};
 use crate::slots::SlotRanges;
 
@@ -118,7 +118,10 @@ impl<'w> Family<'w> {
             family.claims = family.claims.union(&view.slots);
             family.ids.insert(&view.id);
             for (id, known) in view.known.iter().filter(|(_, k)| !k.is_handshake()) {
-                family.claims = family.claims.union(&known.slots);
+                // An empty node's memory of somebody it does not hear threatens nobody and protects nothing.
+                if known.link == LinkState::Ok || view.keys > 0 {
+                    family.claims = family.claims.union(&known.slots);
+                }
                 family.ids.insert(id);
             }
         }
@@ -195,5 +198,96 @@ fn leader<'r, 'w>(roster: &'r Roster<'w>, shard: u32) -> Option<&'r Node<'w>> {
             .find(|n| n.member.shard == shard && n.view.role == Role::Primary),
         // Its slots are given out first, and who gets them leads.
         Owner::Nobody => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::action::Action;
+    use crate::assess::assess;
+    use crate::model::Probe;
+    use crate::plan::plan;
+    use crate::sim::Sim;
+
+    fn formed(shards: u32, replicas: u32) -> Sim {
+        let mut sim = Sim::new(shards, replicas);
+        assert!(sim.run(10).is_some());
+        sim
+    }
+
+    #[test]
+    fn after_all_pods_moved_everybody_is_introduced_anew() {
+        let mut sim = formed(3, 1);
+        sim.write(0, 7);
+        sim.gossip();
+        sim.restart_all(true);
+        sim.gossip();
+        let Some(Action::Meet { peers, .. }) = plan(&sim.world()).action else {
+            panic!("{:?}", plan(&sim.world()));
+        };
+        assert_eq!(peers.len(), 5);
+        assert!(sim.run(10).is_some());
+        assert_eq!(assess(&sim.world()).shards[0].keys, 7);
+    }
+
+    #[test]
+    fn two_clusters_that_own_the_same_slots_are_kept_apart() {
+        let mut world = formed(2, 0).world();
+        // The second shard's place answers from another cluster, in which it owns everything.
+        let mut other = Sim::new(1, 3);
+        assert!(other.run(10).is_some());
+        let stray = other.world().members.remove(0);
+        world.members[1].probe = stray.probe;
+        let Probe::Answered(view) = &mut world.members[1].probe else {
+            panic!();
+        };
+        // Ids of the two simulations are the same; these are strangers.
+        view.id = crate::model::NodeId::parse(&"f".repeat(40)).unwrap();
+        view.known.clear();
+        let planned = plan(&world);
+        assert_eq!(planned.action, None);
+        assert!(
+            planned.waiting.iter().any(|w| w.contains("kept apart")),
+            "{planned:?}"
+        );
+    }
+
+    #[test]
+    fn a_node_with_keys_and_no_slot_is_not_erased() {
+        let mut sim = formed(1, 1);
+        sim.replace(0, 1, false);
+        let mut world = sim.world();
+        let stray = world.members.iter_mut().find(|m| m.ordinal == 1).unwrap();
+        let Probe::Answered(view) = &mut stray.probe else {
+            panic!();
+        };
+        view.keys = 5;
+        if let Some(action) = plan(&world).action {
+            assert!(!matches!(action, Action::Replicate { .. }), "{action:?}");
+        }
+    }
+
+    #[test]
+    fn a_replica_of_another_shard_comes_home() {
+        let mut sim = formed(2, 1);
+        let world = sim.world();
+        let id = |s: u32, o: u32| {
+            let here = |m: &&crate::model::Member| (m.shard, m.ordinal) == (s, o);
+            let member = world.members.iter().find(here).unwrap();
+            (member.view().unwrap().id.clone(), member.addr.unwrap())
+        };
+        let astray = crate::action::NodeRef {
+            id: id(0, 1).0,
+            name: "astray".to_owned(),
+            addr: id(0, 1).1,
+        };
+        let pairs = vec![(astray.clone(), id(1, 0).0)];
+        assert!(sim.apply(&Action::Replicate { pairs }).is_empty());
+        sim.gossip();
+        let Some(Action::Replicate { pairs }) = plan(&sim.world()).action else {
+            panic!("{:?}", plan(&sim.world()));
+        };
+        assert_eq!(pairs[0].0.id, astray.id);
+        assert_eq!(pairs[0].1, id(0, 0).0);
     }
 }

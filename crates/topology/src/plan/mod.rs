@@ -27,13 +27,10 @@ pub struct Plan {
 /// A planner: may offer a step, may say what it waits for.
 type Planner = fn(&Roster<'_>, &mut Vec<String>) -> Option<Action>;
 
-/// In this order, because:
-/// a new cluster's slots and epochs are given out before its nodes know each other (epochs can only be set then);
-/// votes save a shard fastest; with addresses put right, more votes may be had before anyone is promoted without;
+/// In this order, because votes save a shard fastest; with addresses put right, more votes may be had before anyone is promoted without;
 /// slots that nobody can bring back are given out again only after every promotion was considered;
 /// replicas need a primary; and only what no other step needs any more is forgotten.
-const ORDER: [Planner; 8] = [
-    bootstrap::assign,
+const ORDER: [Planner; 7] = [
     failover::force,
     join::meet,
     failover::takeover,
@@ -58,8 +55,13 @@ pub fn plan(world: &World) -> Plan {
             waiting,
         };
     }
-    let action = ORDER
-        .iter()
-        .find_map(|planner| planner(&roster, &mut waiting));
+    // Before anything else, and nothing else while it waits: once its nodes have met, a new cluster's epochs can no
+    // longer be set.
+    let mut action = bootstrap::assign(&roster, &mut waiting);
+    if action.is_none() && waiting.is_empty() {
+        action = ORDER
+            .iter()
+            .find_map(|planner| planner(&roster, &mut waiting));
+    }
     Plan { action, waiting }
 }

@@ -70,3 +70,55 @@ fn machine<'r>(node: &'r Node<'_>) -> &'r str {
     let member = node.member;
     member.machine.as_deref().unwrap_or(&member.name)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::Sim;
+
+    fn chosen(machines: &[(u32, u32, &str)], shards: u32) -> Vec<String> {
+        let mut world = Sim::new(shards, 1).world();
+        for member in &mut world.members {
+            let at = machines
+                .iter()
+                .find(|m| (m.0, m.1) == (member.shard, member.ordinal));
+            member.machine = at.map(|m| m.2.to_owned());
+        }
+        let roster = Roster::of(&world);
+        let chosen = primaries(&roster);
+        chosen
+            .iter()
+            .map(|n| n.unwrap().member.name.clone())
+            .collect()
+    }
+
+    #[test]
+    fn no_machine_gets_a_majority_of_primaries() {
+        let machines = [
+            (0, 0, "a"),
+            (0, 1, "b"),
+            (1, 0, "a"),
+            (1, 1, "c"),
+            (2, 0, "b"),
+            (2, 1, "a"),
+        ];
+        let names = chosen(&machines, 3);
+        let expected = [
+            "quickstart-shard-0-0",
+            "quickstart-shard-1-1",
+            "quickstart-shard-2-0",
+        ];
+        assert_eq!(names, expected);
+    }
+
+    #[test]
+    fn ordinal_0_leads_where_the_machines_allow_it() {
+        let machines = [(0, 0, "a"), (0, 1, "b"), (1, 0, "b"), (1, 1, "a")];
+        let names = chosen(&machines, 2);
+        assert_eq!(names, ["quickstart-shard-0-0", "quickstart-shard-1-0"]);
+        // One machine for everything: no choice helps.
+        let one = [(0, 0, "a"), (0, 1, "a"), (1, 0, "a"), (1, 1, "a")];
+        let names = chosen(&one, 2);
+        assert_eq!(names, ["quickstart-shard-0-0", "quickstart-shard-1-0"]);
+    }
+}
