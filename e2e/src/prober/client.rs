@@ -6,6 +6,8 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 use reqwest::{Method, header};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 /// How connections are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -103,6 +105,48 @@ impl Client {
     pub(crate) async fn delete(&self, key: &str) -> Result<Answer> {
         self.send(Method::DELETE, &format!("/cache/{key}"), None)
             .await
+    }
+
+    /// `POST /cache` with a body of `length` bytes that is announced and never sent. A server that refuses it by its
+    /// length answers at once.
+    ///
+    /// # Errors
+    /// When no whole answer arrives in time.
+    pub(crate) async fn announce_body(&self, length: usize) -> Result<Answer> {
+        let url = reqwest::Url::parse(&self.base)?;
+        let host = url.host_str().unwrap_or_default().to_owned();
+        let port = url.port_or_known_default().unwrap_or(80);
+        let head = format!(
+            "POST /cache HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\n\
+             Content-Length: {length}\r\nConnection: close\r\n\r\n"
+        );
+        let exchange = async {
+            let mut stream = TcpStream::connect((host.as_str(), port)).await?;
+            stream.write_all(head.as_bytes()).await?;
+            let mut said = Vec::new();
+            // An answer is small; more than this is none.
+            stream.take(64 * 1024).read_to_end(&mut said).await?;
+            anyhow::Ok(String::from_utf8_lossy(&said).into_owned())
+        };
+        let said = tokio::time::timeout(Duration::from_secs(10), exchange)
+            .await
+            .context("no answer before the body is sent")??;
+        let (head, body) = said
+            .split_once("\r\n\r\n")
+            .with_context(|| format!("{said:?} is no answer"))?;
+        let header = |name: &str| {
+            head.lines()
+                .filter_map(|line| line.split_once(':'))
+                .find(|(header, _)| header.eq_ignore_ascii_case(name))
+                .map_or_else(String::new, |(_, value)| value.trim().to_owned())
+        };
+        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+        Ok(Answer {
+            status: status.with_context(|| format!("{head:?} has no status"))?,
+            media_type: header("content-type"),
+            allow: header("allow"),
+            body: body.to_owned(),
+        })
     }
 
     /// Any request; `path` is sent as it is.

@@ -266,11 +266,12 @@ impl Checks {
         self.hold("a key of 64 KiB is refused", answer, |answer| {
             refusal(answer, 400).is_some()
         });
-        let body = json!({"key": "contract-bad", "value": "x".repeat(4 << 20)}).to_string();
-        let answer = self.ask(Method::POST, "/cache", &body).await;
-        self.hold("a body of 4 MiB is refused", answer, |answer| {
-            refusal(answer, 413).is_some()
-        });
+        let answer = self.client.announce_body(4 << 20).await;
+        self.hold(
+            "a body of 4 MiB is refused before it is sent",
+            answer,
+            |answer| refusal(answer, 413).is_some(),
+        );
     }
 
     async fn routes(&mut self) {
