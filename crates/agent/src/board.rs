@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
 use cachecluster_telemetry::Readiness;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::sample::Sample;
@@ -32,7 +32,7 @@ struct Notes {
     sample: watch::Sender<Option<Arc<Sample>>>,
     readiness: Readiness,
     liveness: Readiness,
-    hung: Notify,
+    hung: watch::Sender<Option<Instant>>,
     starts: AtomicU64,
     child: AtomicI32,
 }
@@ -62,7 +62,7 @@ impl Board {
             sample: watch::Sender::new(None),
             readiness: Readiness::not_ready("the server is not started yet"),
             liveness,
-            hung: Notify::new(),
+            hung: watch::Sender::new(None),
             starts: AtomicU64::new(0),
             child: AtomicI32::new(0),
         }))
@@ -114,14 +114,16 @@ impl Board {
         &self.0.liveness
     }
 
-    /// Wakes the supervisor because the server does not answer any more.
-    pub fn report_hung(&self) {
-        self.0.hung.notify_one();
+    /// Wakes the supervisor because the server that runs since `start` does not answer any more.
+    pub fn report_hung(&self, start: Instant) {
+        self.0.hung.send_replace(Some(start));
     }
 
-    /// Returns when the server does not answer any more.
-    pub async fn hung(&self) {
-        self.0.hung.notified().await;
+    /// Returns when the server that runs since `start` does not answer any more.
+    pub async fn hung(&self, start: Instant) {
+        let mut reports = self.0.hung.subscribe();
+        // The board keeps the sender, so that the channel does not close.
+        let _ = reports.wait_for(|report| *report == Some(start)).await;
     }
 
     /// How often the server was started again.

@@ -7,7 +7,7 @@ use cachecluster_topology::{Action, NodeRef, NodeView, Probe, Role};
 use tokio::time::Instant;
 
 use crate::monitor::own_address;
-use crate::sample;
+use crate::sample::{self, Info, Sample};
 use crate::settings::Settings;
 
 /// How long one look at the replicas, or the own server's answer, may take.
@@ -23,8 +23,10 @@ const POLL: Duration = Duration::from_millis(5);
 /// What came of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The own server is no primary with slots, or does not answer: there was nothing to hand over.
+    /// The own server is no primary with slots: there was nothing to hand over.
     Nothing,
+    /// The own server does not answer.
+    Silent,
     /// It has no replica whose link is up.
     NoReplica,
     /// A replica is the primary now, and the own server follows it.
@@ -41,15 +43,19 @@ pub async fn hand_over(settings: &Settings) -> Outcome {
     let started = Instant::now();
     let own = connect(own_address(settings), &settings.password, LOOK).await;
     let Ok(mut own) = own else {
-        return Outcome::Nothing;
+        return Outcome::Silent;
     };
-    let Some(view) = own_view(&mut own).await else {
-        return Outcome::Nothing;
+    let Ok(Sample {
+        info,
+        view: Some(view),
+    }) = sample::take(&mut own).await
+    else {
+        return Outcome::Silent;
     };
     if view.role != Role::Primary || view.slots.is_empty() {
         return Outcome::Nothing;
     }
-    let Some(replica) = best_replica(settings, &view).await else {
+    let Some(replica) = best_replica(settings, &info, &view).await else {
         return Outcome::NoReplica;
     };
     tracing::info!(replica = replica.name, "handing over");
@@ -80,19 +86,23 @@ async fn own_view(own: &mut Connection) -> Option<NodeView> {
 }
 
 /// The replica that has applied most, of those whose link is up.
-async fn best_replica(settings: &Settings, view: &NodeView) -> Option<NodeRef> {
-    let addrs: Vec<_> = view
+async fn best_replica(settings: &Settings, info: &Info, view: &NodeView) -> Option<NodeRef> {
+    let mut addrs: Vec<_> = view
         .known
         .values()
         .filter(|node| node.primary.as_ref() == Some(&view.id))
-        .map(|node| node.addr)
+        .filter_map(|node| node.addr)
+        .chain(info.replicas())
         .collect();
-    let answers = observe(&addrs, &settings.password, LOOK).await;
+    addrs.sort_unstable();
+    addrs.dedup();
+    let asked: Vec<_> = addrs.iter().copied().map(Some).collect();
+    let answers = observe(&asked, &settings.password, LOOK).await;
     addrs
         .iter()
         .zip(answers)
         .filter_map(|(addr, answer)| match answer {
-            Probe::Answered(replica) => Some(((*addr)?, replica)),
+            Probe::Answered(replica) => Some((*addr, replica)),
             Probe::Silent(_) => None,
         })
         .filter(|(_, replica)| replica.link_up && replica.primary.as_ref() == Some(&view.id))

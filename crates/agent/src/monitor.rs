@@ -60,7 +60,7 @@ pub async fn run(settings: Settings, board: Board, ended: CancellationToken) {
                 board.liveness().set(if silent < HUNG {
                     Ok(())
                 } else {
-                    board.report_hung();
+                    board.report_hung(since);
                     Err(format!(
                         "the server has been silent for {} s",
                         silent.as_secs()

@@ -1,6 +1,7 @@
 //! What the server says of itself at one moment.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use cachecluster_redis_admin::Connection;
@@ -62,12 +63,24 @@ impl Info {
             .sum()
     }
 
-    /// The replicas that are connected, as their primary lists them (`slave0:ip=…,state=online,offset=…`): how many
-    /// bytes each has acknowledged.
+    /// How many bytes each connected replica has acknowledged.
     pub fn acknowledged(&self) -> impl Iterator<Item = u64> {
+        self.connected()
+            .filter_map(|replica| part(replica, "offset")?.parse().ok())
+    }
+
+    /// Where the connected replicas are. A primary knows its replication links at once, while gossip takes a moment.
+    pub fn replicas(&self) -> impl Iterator<Item = (IpAddr, u16)> {
+        self.connected().filter_map(|replica| {
+            let ip = part(replica, "ip")?.parse().ok()?;
+            Some((ip, part(replica, "port")?.parse().ok()?))
+        })
+    }
+
+    /// Connected replicas as their primary lists them: `slave0:ip=…,port=…,state=online,offset=…`.
+    fn connected(&self) -> impl Iterator<Item = &str> {
         (0..self.number::<u32>("connected_slaves").unwrap_or(0))
             .filter_map(|i| self.text(&format!("slave{i}")))
-            .filter_map(|value| part(value, "offset")?.parse().ok())
     }
 }
 
@@ -116,6 +129,8 @@ mod tests {
         assert_eq!(info.number::<u64>("master_repl_offset"), Some(100));
         assert_eq!(info.keys(), 14);
         assert_eq!(info.acknowledged().collect::<Vec<_>>(), [90, 70]);
+        assert_eq!(info.replicas().count(), 2);
+        assert_eq!(info.replicas().last(), Some(([10, 0, 0, 2].into(), 6379)));
         assert!(!info.loading());
     }
 }

@@ -21,6 +21,7 @@ use cachecluster_topology::{
 use tokio::time::Instant;
 
 use crate::config::NODES_CONF;
+use crate::sample::Sample;
 use crate::settings::Settings;
 
 /// How long the first question may take: replicas on machines that live answer in a few milliseconds.
@@ -54,20 +55,31 @@ pub struct Fallen {
 }
 
 impl Fallen {
-    /// Reads `nodes.conf`. `None` when the node was no primary with slots, or has never been anything.
+    /// Reads `nodes.conf`, and takes what the server said `last`, if this agent saw it. `None` when the node was no
+    /// primary with slots, or has never been anything.
     ///
     /// # Errors
     /// When the file is there and cannot be read. One that makes no sense is left for the server to complain about.
     pub fn read(
         data_dir: &Path,
         persistence: Persistence,
-        offset: Option<u64>,
+        last: Option<&Sample>,
     ) -> io::Result<Option<Self>> {
         let text = match fs::read_to_string(data_dir.join(NODES_CONF)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             text => text?,
         };
-        Ok(Self::parse(&text, persistence, offset))
+        let offset = last
+            .and_then(|sample| sample.view.as_ref())
+            .map(|view| view.offset);
+        let mut fallen = Self::parse(&text, persistence, offset);
+        if let (Some(fallen), Some(last)) = (&mut fallen, last) {
+            // Replicas that gossip had not told of yet.
+            fallen.replicas.extend(last.info.replicas());
+            fallen.replicas.sort_unstable();
+            fallen.replicas.dedup();
+        }
+        Ok(fallen)
     }
 
     fn parse(text: &str, persistence: Persistence, offset: Option<u64>) -> Option<Self> {
@@ -149,7 +161,7 @@ enum Way {
 }
 
 /// What was tried so far.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Tried {
     elapsed: Duration,
     votes_in_vain: bool,
@@ -233,9 +245,19 @@ fn majority_lives(fallen: &Fallen, replica: &NodeView) -> bool {
 }
 
 /// Returns when the server of `fallen` may start again, after `hold` at the latest.
-pub async fn settle(settings: &Settings, fallen: &Fallen, hold: Duration) -> Release {
+///
+/// `votes_in_vain`: a replica has asked for votes already and did not get them, so none are asked for.
+pub async fn settle(
+    settings: &Settings,
+    fallen: &Fallen,
+    hold: Duration,
+    votes_in_vain: bool,
+) -> Release {
     let started = Instant::now();
-    let mut tried = Tried::default();
+    let mut tried = Tried {
+        elapsed: Duration::ZERO,
+        votes_in_vain,
+    };
     let mut addrs = fallen.replicas.clone();
     let mut patience = FIRST_LOOK;
     loop {

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::board::{Board, Phase};
 use crate::config::{self, ConfigError};
 use crate::handover::{Outcome, hand_over};
+use crate::sample::Sample;
 use crate::server::Server;
 use crate::settings::Settings;
 use crate::succession::{self, Fallen, Release};
@@ -55,25 +56,25 @@ pub async fn run(
     told: CancellationToken,
 ) -> Result<(), SuperviseError> {
     let mut futile = 0;
-    // The first start finds what an earlier container of this pod left; later ones know how far the server was.
-    let mut seen = None;
+    // The first start finds what an earlier container of this pod left; later ones know how the server was.
+    let mut last = None;
     let mut crashed = false;
     loop {
         let config = config::render(settings)?;
-        tokio::select! {
-            outcome = settle(settings, board, crashed, seen) => outcome?,
-            () = told.cancelled() => return Ok(()),
+        if settle_or_leave(settings, board, crashed, last.as_deref(), &told).await? {
+            return Ok(());
         }
         let mut server = Server::start(settings, &config, board)
             .map_err(|error| SuperviseError::Io("cannot start the server", error))?;
-        board.enter(Phase::Running(Instant::now()));
+        let start = Instant::now();
+        board.enter(Phase::Running(start));
         let end = tokio::select! {
             status = server.ended() => End::Exited(status.map_err(lost)?),
-            () = board.hung() => End::Hung,
+            () = board.hung(start) => End::Hung,
             () = told.cancelled() => End::Told,
         };
         crashed = true;
-        seen = offset(board);
+        last = board.sample();
         let status = match end {
             End::Told => {
                 board.enter(Phase::Stopping);
@@ -106,9 +107,23 @@ fn lost(error: io::Error) -> SuperviseError {
     SuperviseError::Io("lost the server's process", error)
 }
 
-/// The replication offset at which the server was seen last.
-fn offset(board: &Board) -> Option<u64> {
-    Some(board.sample()?.view.as_ref()?.offset)
+/// Settles, unless `told` to stop meanwhile: then the answer is true, after a last bounded attempt, since nobody is
+/// better placed to see a successor in.
+async fn settle_or_leave(
+    settings: &Settings,
+    board: &Board,
+    crashed: bool,
+    last: Option<&Sample>,
+    told: &CancellationToken,
+) -> Result<bool, SuperviseError> {
+    let mut settling = std::pin::pin!(settle(settings, board, crashed, last));
+    tokio::select! {
+        outcome = &mut settling => outcome.map(|()| false),
+        () = told.cancelled() => {
+            let _ = tokio::time::timeout(LAST_RESORT, settling).await;
+            Ok(true)
+        }
+    }
 }
 
 /// Before the server starts: sees to it that it does not come back over replicas that know more.
@@ -116,21 +131,21 @@ async fn settle(
     settings: &Settings,
     board: &Board,
     crashed: bool,
-    seen: Option<u64>,
+    last: Option<&Sample>,
 ) -> Result<(), SuperviseError> {
     let persistence = settings.cluster.persistence;
     if !crashed && persistence == Persistence::Volume {
         // It has its data. If a replica was promoted meanwhile, the server finds out and follows it.
         return Ok(());
     }
-    let fallen = Fallen::read(&settings.data_dir, persistence, seen)
+    let fallen = Fallen::read(&settings.data_dir, persistence, last)
         .map_err(|error| SuperviseError::Io("cannot read nodes.conf", error))?;
     let Some(fallen) = fallen else {
         return Ok(());
     };
     board.enter(Phase::Holding);
     let started = Instant::now();
-    let release = succession::settle(settings, &fallen, settings.hold).await;
+    let release = succession::settle(settings, &fallen, settings.hold, false).await;
     let millis = started.elapsed().as_millis();
     match (release, persistence) {
         (Release::TimeOut, Persistence::Ephemeral) => tracing::warn!(
@@ -150,30 +165,28 @@ async fn stop(
     mut server: Server,
 ) -> Result<(), SuperviseError> {
     let outcome = hand_over(settings).await;
-    match outcome {
-        Outcome::Done { took } => {
-            tracing::info!(millis = took.as_millis(), "a replica is the primary now");
-        }
-        Outcome::Nothing | Outcome::NoReplica | Outcome::Failed => {
-            tracing::info!(?outcome, "nothing was handed over");
-        }
+    if let Outcome::Done { took } = outcome {
+        tracing::info!(millis = took.as_millis(), "a replica is the primary now");
+    } else {
+        tracing::info!(?outcome, "nothing was handed over");
     }
     let status = server
         .stop(STOP)
         .await
         .map_err(|error| SuperviseError::Io("cannot stop the server", error))?;
     tracing::info!(%status, "the server stopped");
-    if outcome == Outcome::Failed {
-        // The server is down: now a replica may be promoted without votes.
-        let fallen = Fallen::read(
-            &settings.data_dir,
-            settings.cluster.persistence,
-            offset(board),
-        );
-        if let Ok(Some(fallen)) = fallen {
-            let release = succession::settle(settings, &fallen, LAST_RESORT).await;
-            tracing::info!(?release, "after a hand-over that did not work");
-        }
+    match outcome {
+        Outcome::Done { .. } | Outcome::Nothing => return Ok(()),
+        Outcome::Silent | Outcome::NoReplica | Outcome::Failed => {}
+    }
+    // Now that the server is down, a replica may be promoted without its consent, and without votes.
+    let persistence = settings.cluster.persistence;
+    let fallen = Fallen::read(&settings.data_dir, persistence, board.sample().as_deref())
+        .map_err(|error| SuperviseError::Io("cannot read nodes.conf", error))?;
+    if let Some(fallen) = fallen {
+        let in_vain = outcome == Outcome::Failed;
+        let release = succession::settle(settings, &fallen, LAST_RESORT, in_vain).await;
+        tracing::info!(?release, "looked for a successor");
     }
     Ok(())
 }

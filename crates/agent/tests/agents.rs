@@ -15,6 +15,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 const DEADLINE: Duration = Duration::from_secs(2);
+const NODE_TIMEOUT: u64 = 2000;
 
 /// An agent as a pod runs it; it and its server are ended when dropped.
 struct Agent {
@@ -25,14 +26,14 @@ struct Agent {
 }
 
 impl Agent {
-    fn start(persistence: Persistence) -> Self {
+    fn start(persistence: Persistence, node_timeout: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let settings = AgentSettings {
             cluster: "test".to_owned(),
             peers: "localhost".to_owned(),
             maxmemory: 64 << 20,
             eviction: "allkeys-lru".to_owned(),
-            node_timeout: 2000,
+            node_timeout,
             persistence,
             directives: [("maxclients".to_owned(), "200".to_owned())].into(),
         };
@@ -191,8 +192,17 @@ async fn run(action: Action) {
 
 /// Primaries share the slots; each has `replicas` replicas, listed after all primaries, shard by shard.
 async fn cluster(persistence: Persistence, shards: u16, replicas: u16) -> Vec<Agent> {
+    cluster_with(persistence, shards, replicas, NODE_TIMEOUT).await
+}
+
+async fn cluster_with(
+    persistence: Persistence,
+    shards: u16,
+    replicas: u16,
+    node_timeout: u64,
+) -> Vec<Agent> {
     let agents: Vec<Agent> = (0..shards * (1 + replicas))
-        .map(|_| Agent::start(persistence))
+        .map(|_| Agent::start(persistence, node_timeout))
         .collect();
     let mut nodes = Vec::new();
     for agent in &agents {
@@ -277,7 +287,7 @@ async fn until_writable(agent: &Agent, key: &str) -> Duration {
 
 #[tokio::test]
 async fn one_node_serves_tells_how_it_is_and_keeps_its_secret() {
-    let mut agent = Agent::start(Persistence::Ephemeral);
+    let mut agent = Agent::start(Persistence::Ephemeral, NODE_TIMEOUT);
     agent.until_answers().await;
     let (status, reason) = agent.get("/readyz").await;
     assert_eq!(status, 503);
@@ -476,7 +486,7 @@ async fn with_a_volume_a_lone_primary_comes_back_with_its_data() {
 
 #[tokio::test]
 async fn a_server_that_cannot_start_ends_the_agent() {
-    let mut agent = Agent::start(Persistence::Ephemeral);
+    let mut agent = Agent::start(Persistence::Ephemeral, NODE_TIMEOUT);
     agent.until_answers().await;
     agent.terminate();
     assert!(agent.wait().success());
@@ -486,4 +496,62 @@ async fn a_server_that_cannot_start_ends_the_agent() {
     agent.spawn();
     assert!(!agent.wait().success());
     assert!(agent.log().contains("giving up"), "{}", agent.log());
+}
+
+#[tokio::test]
+async fn a_hand_over_that_finds_no_votes_still_leaves_a_primary_with_all_the_data() {
+    // Primaries vote for a replica of the same node once in two node timeouts only: the third hand-over gets no votes.
+    let mut agents = cluster_with(Persistence::Ephemeral, 3, 1, 15_000).await;
+    const KEY: &str = "{bar}key";
+    for (from, to) in [(0, 3), (3, 0), (0, 3)] {
+        let count = agents[from].text(&["INCR", KEY]).await;
+        agents[from].terminate();
+        let took = until_writable(&agents[to], "{bar}other").await;
+        println!("hand-over {count}: writable after {took:?}");
+        assert!(took < Duration::from_secs(4), "{took:?}");
+        assert!(agents[from].wait().success());
+        assert_eq!(agents[to].text(&["GET", KEY]).await, count);
+        agents[from].spawn();
+        until("the old primary is in step", async || {
+            agents[from].view().await.is_some_and(|view| view.link_up)
+        })
+        .await;
+    }
+    assert!(agents[0].log().contains("outcome=Failed"));
+    assert_eq!(agents[3].text(&["GET", KEY]).await, "3");
+}
+
+#[tokio::test]
+async fn a_hung_server_is_replaced() {
+    let agents = cluster(Persistence::Ephemeral, 1, 1).await;
+    agents[0].text(&["SET", "k", "v"]).await;
+    let pid = agents[0].server_pid().await;
+    kill(pid, Signal::SIGSTOP).unwrap();
+    until("the silent server is not ready", async || {
+        agents[0].get("/readyz").await.0 == 503
+    })
+    .await;
+    let took = until_writable(&agents[1], "other").await;
+    println!("hung: writable again after {took:?}");
+    assert_eq!(agents[1].text(&["GET", "k"]).await, "v");
+    agents[0].until_ready().await;
+    assert_ne!(agents[0].server_pid().await, pid);
+    let metrics = agents[0].get("/metrics").await.1;
+    assert!(metrics.contains("cachecluster_redis_restarts_total 1"));
+}
+
+#[tokio::test]
+async fn with_a_volume_a_replica_in_step_is_preferred_to_the_disk() {
+    let agents = cluster(Persistence::Volume, 1, 1).await;
+    agents[0].text(&["SET", "k", "v"]).await;
+    until("the replica has the key", async || {
+        agents[1].view().await.unwrap().keys == 1
+    })
+    .await;
+    kill(agents[0].server_pid().await, Signal::SIGKILL).unwrap();
+    let took = until_writable(&agents[1], "other").await;
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert_eq!(agents[1].text(&["GET", "k"]).await, "v");
+    agents[0].until_ready().await;
+    assert!(agents[0].is(Role::Replica).await);
 }
