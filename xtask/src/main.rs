@@ -1,2 +1,90 @@
-//! stub
-fn main() {}
+//! The project's tasks. `cargo xtask help` lists them; the justfile has thin names for them.
+
+mod cluster;
+mod command;
+mod compose;
+mod contract;
+mod engine;
+mod generate;
+mod http;
+mod images;
+mod install;
+mod packages;
+mod place;
+mod progress;
+mod quickstart;
+mod suite;
+mod testbed;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The tasks of CacheCluster
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// A cluster, the images, the chart and a cache of 3 shards x 1 replica on it, reachable from here
+    Up(up::UpArgs),
+    /// Remove every trace of `up`
+    Down(up::DownArgs),
+    /// Print the path of the test cluster's kubeconfig
+    Kubeconfig,
+    /// Power a node of the testbed off or on, or cut it off from another
+    Node {
+        #[command(subcommand)]
+        action: testbed::NodeAction,
+    },
+    /// Copy images from the local Docker engine into the test cluster's nodes
+    Load {
+        /// Names as the engine knows them
+        #[arg(required = true)]
+        images: Vec<String>,
+    },
+    /// Build the images of this checkout
+    Images,
+    /// Write the generated files: the chart's CRD and manifests/base
+    Generate {
+        /// Change nothing; fail if they are out of date
+        #[arg(long)]
+        check: bool,
+    },
+    /// The scenarios, or those whose name contains a word, on the cluster that `up` made
+    E2e {
+        /// Words
+        filter: Vec<String>,
+    },
+    /// The API with Redis by docker-compose, and the HTTP contract against it
+    Compose,
+    /// Everything that CI runs
+    Test(suite::Args),
+}
+
+fn main() -> ExitCode {
+    let outcome = place::enter_checkout().and_then(|()| match Args::parse().task {
+        Task::Up(args) => up::up(&args),
+        Task::Down(args) => up::down(&args),
+        Task::Kubeconfig => cluster::print_kubeconfig(),
+        Task::Node { action } => testbed::node(&action),
+        Task::Load { images } => cluster::load(&images),
+        Task::Images => images::task(),
+        Task::Generate { check } => generate::generate(check),
+        Task::E2e { filter } => suite::e2e(&filter),
+        Task::Compose => compose::task(),
+        Task::Test(args) => suite::test(&args),
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,33 @@
+# Thin names for the project's tasks; `cargo xtask help` has them all.
+
+# List the recipes
+default:
+    @just --list
+
+# A cluster with the operator and a cache on it, reachable from here
+up *args:
+    cargo xtask up {{args}}
+
+# Remove every trace of `up`
+down *args:
+    cargo xtask down {{args}}
+
+# Everything that CI runs
+test *args:
+    cargo xtask test {{args}}
+
+# The scenarios, or those whose name contains a word
+e2e *filter:
+    cargo xtask e2e {{filter}}
+
+# The images of this checkout
+images:
+    cargo xtask images
+
+# The generated files: the chart's CRD and manifests/base
+generate *args:
+    cargo xtask generate {{args}}
+
+# The API with Redis, by docker-compose, and the contract against it
+compose:
+    cargo xtask compose

@@ -1,0 +1,151 @@
+//! The images of this checkout, made quickly: the binaries are built by cargo here, static, and each is copied onto
+//! nothing. The Dockerfile makes the same from source; `cargo xtask compose` builds that way.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::progress::step;
+use crate::{command, engine};
+
+/// Tag of what is built here.
+pub(crate) const TAG: &str = "dev";
+/// Tag that the chart takes by default, so that a plain `helm install` finds the images, too.
+const RELEASE: &str = env!("CARGO_PKG_VERSION");
+/// Marks what `down` may remove.
+const LABEL: &str = "io.cachecluster.checkout=true";
+/// What a cluster needs to run caches. `e2e` is the prober of the scenarios.
+const NAMES: &[&str] = &["operator", "api", "agent", "e2e"];
+
+/// The engine that caches run by default.
+pub(crate) const DEFAULT_ENGINE: &str = "redis:8.2";
+/// The engines that the scenarios try.
+pub(crate) const ENGINES: &[&str] = &[DEFAULT_ENGINE, "valkey/valkey:9.1"];
+
+/// `cargo xtask images`
+pub(crate) fn task() -> Result<()> {
+    engine::ensure()?;
+    build()?;
+    for name in all() {
+        println!("{name}");
+    }
+    Ok(())
+}
+
+/// Builds all images.
+///
+/// # Errors
+/// When cargo or the engine fails.
+pub(crate) fn build() -> Result<()> {
+    step("building the binaries (cargo, release, static)", compile)?;
+    step("building the images", || {
+        NAMES.iter().try_for_each(|name| pack(name))
+    })
+}
+
+/// Where cargo puts a static release binary of this checkout, e.g. `cachecluster-e2e`.
+///
+/// # Errors
+/// When rustc does not tell its platform.
+pub(crate) fn binary(program: &str) -> Result<PathBuf> {
+    Ok(PathBuf::from("target")
+        .join(host()?)
+        .join("release")
+        .join(program))
+}
+
+fn compile() -> Result<()> {
+    let mut cargo = Command::new("cargo");
+    cargo.args(["build", "--release", "--locked"]);
+    for name in NAMES {
+        cargo.args(["--package", &format!("cachecluster-{name}")]);
+    }
+    // A target must be named, or the flags would reach build scripts and procedural macros as well.
+    cargo
+        .args(["--target", &host()?])
+        .env("RUSTFLAGS", "-C target-feature=+crt-static");
+    command::run("build", &mut cargo)
+}
+
+fn pack(name: &str) -> Result<()> {
+    let program = format!("cachecluster-{name}");
+    let context = PathBuf::from("target/xtask/images").join(name);
+    fs::create_dir_all(&context)?;
+    fs::copy(binary(&program)?, context.join(&program))
+        .with_context(|| format!("copy {program}"))?;
+    fs::write(
+        context.join("Dockerfile"),
+        format!(
+            "FROM scratch\nLABEL {LABEL}\nCOPY {program} /{program}\nUSER 65532:65532\nENTRYPOINT [\"/{program}\"]\n"
+        ),
+    )?;
+    let mut docker = Command::new("docker");
+    docker.args(["build", "--quiet"]);
+    for tag in [TAG, RELEASE] {
+        docker.args(["--tag", &format!("cachecluster/{name}:{tag}")]);
+    }
+    command::run(&format!("image-{name}"), docker.arg(&context))
+}
+
+/// Every image of this checkout, by its names.
+pub(crate) fn all() -> Vec<String> {
+    let tagged = |name| [TAG, RELEASE].map(|tag| format!("cachecluster/{name}:{tag}"));
+    NAMES.iter().flat_map(tagged).collect()
+}
+
+/// What tells whether the operator's image changed.
+///
+/// # Errors
+/// When it was not built.
+pub(crate) fn operator_id() -> Result<String> {
+    let name = format!("cachecluster/operator:{TAG}");
+    command::output(Command::new("docker").args(["image", "inspect", "--format", "{{.Id}}", &name]))
+}
+
+/// Makes sure that the engine has these public images, or stand-ins for them.
+///
+/// # Errors
+/// When one can neither be pulled nor made.
+pub(crate) fn ensure_public(names: &[&str]) -> Result<()> {
+    command::run(
+        "public-images",
+        Command::new("testbed/images").arg("ensure").args(names),
+    )
+}
+
+/// Removes everything that was built here, and the stand-ins.
+///
+/// # Errors
+/// When the engine refuses.
+pub(crate) fn remove() -> Result<()> {
+    let labelled = format!("label={LABEL}");
+    let ids = command::output(
+        Command::new("docker").args(["image", "ls", "--quiet", "--filter", &labelled]),
+    )?;
+    let compose = command::output(Command::new("docker").args([
+        "image",
+        "ls",
+        "--quiet",
+        crate::compose::IMAGE,
+    ]))?;
+    let ids: std::collections::BTreeSet<_> = ids.lines().chain(compose.lines()).collect();
+    if !ids.is_empty() {
+        command::output(
+            Command::new("docker")
+                .args(["image", "rm", "--force"])
+                .args(ids),
+        )?;
+    }
+    command::run(
+        "public-images",
+        Command::new("testbed/images").arg("remove"),
+    )
+}
+
+fn host() -> Result<String> {
+    let version = command::output(Command::new("rustc").arg("-vV"))?;
+    let host = version.lines().find_map(|line| line.strip_prefix("host: "));
+    Ok(host.context("rustc does not tell its platform")?.to_owned())
+}

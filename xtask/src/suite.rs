@@ -1,0 +1,271 @@
+//! `test` and `e2e`: everything in order, and a table of what it took.
+
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use crate::cluster::Cluster;
+use crate::packages::{self, Need};
+use crate::progress::Step;
+use crate::{cluster, command, compose, contract, engine, generate, images, install, place};
+use crate::{quickstart, testbed, up};
+
+/// `test`
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Leave the cluster running at the end, also after a failure
+    #[arg(long)]
+    keep: bool,
+}
+
+/// `cargo xtask test`
+///
+/// # Errors
+/// When a step failed.
+pub(crate) fn test(args: &Args) -> Result<()> {
+    let was_up = testbed::is_up();
+    let engine_ran = engine::answers();
+    let mut run = Run::default();
+    let outcome = steps(&mut run);
+    if !args.keep {
+        let cleaned = run.step("down", || clean(was_up, engine_ran).map(|()| 0));
+        if outcome.is_ok() {
+            run.finish(&cleaned);
+            return cleaned;
+        }
+    }
+    run.finish(&outcome);
+    outcome
+}
+
+/// What was not there before goes away again.
+fn clean(was_up: bool, engine_ran: bool) -> Result<()> {
+    if !was_up {
+        testbed::down()?;
+    }
+    if !engine_ran {
+        images::remove()?;
+        engine::stop()?;
+    }
+    Ok(())
+}
+
+fn steps(run: &mut Run) -> Result<()> {
+    run.step("packages", || {
+        packages::ensure(&[Need::Engine, Need::Testbed, Need::Tests, Need::Compose])?;
+        engine::ensure().map(|()| 0)
+    })?;
+    // The programs of the testbed take a quarter of an hour the first time: they are built while cargo works.
+    let programs = thread::spawn(|| {
+        testbed::build_programs(&["helm"])?;
+        testbed::build_programs(&["kubernetes", "coredns", "support", "kubectl"])
+    });
+    run.step("formatting", || {
+        cargo("fmt", &["fmt", "--all", "--check"]).map(|()| 1)
+    })?;
+    run.step("clippy", || {
+        let words = [
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--locked",
+            "--",
+            "-D",
+            "warnings",
+        ];
+        cargo("clippy", &words).map(|()| 1)
+    })?;
+    run.step("cargo test", || {
+        cargo("tests", &["test", "--workspace", "--locked"])?;
+        passed_tests("tests")
+    })?;
+    run.step("generated files", || generate::generate(true).map(|()| 1))?;
+    run.step("chart lint", || {
+        let mut helm = Command::new(testbed::program("helm")?);
+        command::run("helm-lint", helm.args(["lint", "--strict", install::CHART]))?;
+        Ok(1)
+    })?;
+    run.step("images", || images::build().map(|()| 1))?;
+    run.step("public images", || {
+        images::ensure_public(images::ENGINES).map(|()| 0)
+    })?;
+    run.step("the testbed's programs", || {
+        programs
+            .join()
+            .map_err(|_| anyhow!("the build was cut short"))?
+            .map(|()| 0)
+    })?;
+    let cluster = Cluster::Testbed;
+    run.step("testbed", || {
+        up::start(&cluster, 3, images::ENGINES).map(|()| 1)
+    })?;
+    run.step("schemas", || schemas(&cluster))?;
+    run.step("quickstart", || up::deploy(&cluster).map(|()| 1))?;
+    run.step("contract on the cluster", || {
+        contract::check(quickstart::reach(&cluster)?.address)
+    })?;
+    run.step("scenarios", || scenarios(&cluster, &[]))?;
+    run.step("docker-compose", compose::check)
+}
+
+/// The API server's own opinion of everything that the chart and the manifests contain.
+fn schemas(cluster: &Cluster) -> Result<usize> {
+    let mut namespace = cluster.kubectl()?;
+    cluster::feed(
+        namespace.args(["apply", "--server-side", "-f", "-"]),
+        &std::fs::read_to_string("manifests/base/namespace.yaml")?,
+    )?;
+    let mut crd = cluster.kubectl()?;
+    crd.args([
+        "apply",
+        "--server-side",
+        "--field-manager=helm",
+        "--force-conflicts",
+    ]);
+    command::output(crd.args(["-f", "manifests/base/crd.yaml"]))?;
+    let mut established = cluster.kubectl()?;
+    established.args(["wait", "--for=condition=Established", "--timeout=30s"]);
+    command::output(established.arg("crd/cacheclusters.cachecluster.io"))?;
+
+    let mut helm = Command::new(testbed::program("helm")?);
+    helm.args(["template", install::RELEASE, install::CHART])
+        .args([
+            "--namespace",
+            install::NAMESPACE,
+            "--set",
+            "crds.enabled=false",
+        ]);
+    let rendered = command::output(&mut helm)?;
+    let checked = [
+        cluster::feed(dry_run(cluster)?.args(["-f", "-"]), &rendered).context("the chart")?,
+        cluster::feed(dry_run(cluster)?.args(["-k", "manifests/base"]), "").context("the base")?,
+        cluster::feed(dry_run(cluster)?.args(["-f", "manifests/examples"]), "")
+            .context("the examples")?,
+    ];
+    Ok(checked.iter().map(|said| said.lines().count()).sum())
+}
+
+fn dry_run(cluster: &Cluster) -> Result<Command> {
+    let mut kubectl = cluster.kubectl()?;
+    kubectl.args([
+        "apply",
+        "--server-side",
+        "--dry-run=server",
+        "--force-conflicts",
+    ]);
+    kubectl.args(["--validate=strict"]);
+    Ok(kubectl)
+}
+
+/// `cargo xtask e2e`
+pub(crate) fn e2e(filter: &[String]) -> Result<()> {
+    let cluster = Cluster::choose(None);
+    packages::ensure(&[Need::Tests])?;
+    up::start(&cluster, 3, images::ENGINES)?;
+    install::install(&cluster)?;
+    let mut e2e = scenario_command(&cluster, filter)?;
+    if !e2e.status()?.success() {
+        bail!("some scenario failed");
+    }
+    Ok(())
+}
+
+fn scenarios(cluster: &Cluster, filter: &[String]) -> Result<usize> {
+    command::run("scenarios", &mut scenario_command(cluster, filter)?)?;
+    let log = std::fs::read_to_string(place::log("scenarios")?)?;
+    let passed = log
+        .lines()
+        .rev()
+        .find_map(|line| line.strip_suffix(" passed, 0 failed"))
+        .context("the scenarios printed no sum")?;
+    let table = log
+        .lines()
+        .skip_while(|line| !line.starts_with("scenario "));
+    table.for_each(|line| eprintln!("  {line}"));
+    Ok(passed.trim().parse()?)
+}
+
+fn scenario_command(cluster: &Cluster, filter: &[String]) -> Result<Command> {
+    let mut e2e = Command::new(images::binary("cachecluster-e2e")?);
+    e2e.arg("run").env("PATH", cluster::path_with_clients()?);
+    if let Some(kubeconfig) = cluster.kubeconfig()? {
+        e2e.arg("--kubeconfig").arg(kubeconfig);
+    }
+    e2e.args(filter);
+    Ok(e2e)
+}
+
+fn cargo(step: &str, words: &[&str]) -> Result<()> {
+    command::run(step, Command::new("cargo").args(words))
+}
+
+/// The sum over cargo's "test result" lines.
+fn passed_tests(step: &str) -> Result<usize> {
+    let log = std::fs::read_to_string(place::log(step)?)?;
+    Ok(sum_of_passed(&log))
+}
+
+fn sum_of_passed(log: &str) -> usize {
+    log.lines()
+        .filter_map(|line| line.strip_prefix("test result: ok. "))
+        .filter_map(|line| line.split_once(" passed")?.0.parse::<usize>().ok())
+        .sum()
+}
+
+/// The steps so far.
+#[derive(Default)]
+struct Run {
+    steps: Vec<(String, Duration, Option<usize>)>,
+}
+
+impl Run {
+    /// Does a step, which tells how many checks it made.
+    fn step(&mut self, name: &str, work: impl FnOnce() -> Result<usize>) -> Result<()> {
+        let start = Instant::now();
+        let shown = Step::start(name);
+        let outcome = work().with_context(|| format!("step `{name}`"));
+        let count = outcome.as_ref().ok().copied();
+        self.steps.push((name.to_owned(), start.elapsed(), count));
+        outcome?;
+        shown.done();
+        Ok(())
+    }
+
+    fn finish(&self, outcome: &Result<()>) {
+        println!("\n{:<28} {:>8} {:>7}", "step", "seconds", "checks");
+        for (name, taken, count) in &self.steps {
+            let count = count.map_or_else(|| "FAILED".to_owned(), |count| count.to_string());
+            println!("{name:<28} {:>8.1} {count:>7}", taken.as_secs_f64());
+        }
+        let total: Duration = self.steps.iter().map(|(_, taken, _)| *taken).sum();
+        println!("{:<28} {:>8.1}", "all", total.as_secs_f64());
+        if let Err(error) = outcome {
+            println!("\n{error:#}\n");
+        }
+        let passed: usize = self.steps.iter().filter_map(|(_, _, count)| *count).sum();
+        let failed = self
+            .steps
+            .iter()
+            .filter(|(_, _, count)| count.is_none())
+            .count();
+        println!("{passed} passed, {failed} failed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sum_of_passed;
+
+    #[test]
+    fn passed_tests_are_added_over_all_binaries() {
+        let log = "test result: ok. 12 passed; 0 failed; 0 ignored\nother\ntest result: ok. 3 passed; 0 failed\n";
+        assert_eq!(sum_of_passed(log), 15);
+    }
+
+    #[test]
+    fn failed_binaries_do_not_count() {
+        assert_eq!(sum_of_passed("test result: FAILED. 12 passed; 1 failed"), 0);
+    }
+}
