@@ -36,7 +36,7 @@ const DEBOUNCE: Duration = Duration::from_millis(20);
 /// First pause after a failure; it doubles with each further one.
 const BACKOFF: Duration = Duration::from_millis(250);
 /// Longest pause after failures.
-const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 /// How often clusters are counted, and the memory of deleted ones is dropped.
 const HOUSEKEEPING: Duration = Duration::from_secs(10);
 

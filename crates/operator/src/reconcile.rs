@@ -19,6 +19,7 @@ use cachecluster_crd::{CacheCluster, conditions};
 use cachecluster_redis_admin::ExecuteError;
 use kube::runtime::controller::Action;
 use kube::{Client, ResourceExt};
+use tokio::time::timeout;
 
 use crate::events::Events;
 use crate::memory::{ClusterMemory, Memory};
@@ -98,8 +99,7 @@ impl Error {
 /// See [`Error`]; the status says it as well, as far as it can be written.
 pub async fn reconcile(cluster: Arc<Guarded>, context: Arc<Context>) -> Result<Action, Error> {
     let started = Instant::now();
-    let bounded = tokio::time::timeout(context.deadline, guarded(&cluster, &context)).await;
-    let result = bounded.unwrap_or(Err(Error::Deadline(context.deadline)));
+    let result = guarded(&cluster, &context).await;
     context.metrics.passed(started.elapsed());
     result
 }
@@ -109,12 +109,17 @@ async fn guarded(cluster: &Guarded, context: &Context) -> Result<Action, Error> 
         Ok(cluster) => cluster,
         Err(invalid) => return Err(Error::Unreadable(invalid.error.clone())),
     };
-    if !context.stores.ready().await {
-        return Err(Error::Watches);
+    let deadline = context.deadline;
+    match timeout(deadline, context.stores.ready()).await {
+        Ok(true) => {}
+        Ok(false) => return Err(Error::Watches),
+        Err(_) => return Err(Error::Deadline(deadline)),
     }
     let memory = context.memory.of(&cluster.uid().unwrap_or_default());
     let mut memory = memory.lock().await;
-    let result = pass(cluster, context, &mut memory).await;
+    let result = timeout(deadline, pass(cluster, context, &mut memory))
+        .await
+        .unwrap_or(Err(Error::Deadline(deadline)));
     match &result {
         Ok(_) => memory.failures = 0,
         Err(error) => {
@@ -173,6 +178,10 @@ async fn pass(
     };
     status::write(cluster, context, memory, told).await?;
 
+    // Nothing can be done until somebody renames something, and no watch tells of that.
+    if let Err(ApplyError::NameTaken { .. }) = applied {
+        return Ok(Action::requeue(decide::REJECTED));
+    }
     applied?;
     marked?;
     executed?;

@@ -11,6 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use cachecluster_contract::{labels, names};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Resource, ResourceExt};
@@ -73,7 +74,8 @@ pub enum ApplyError {
     },
 }
 
-/// Applies everything. What cannot be applied keeps nothing else from being applied; the first error is returned.
+/// Applies everything: first what pods need, and, if all of that is in place, what makes pods. Within either part, what
+/// cannot be applied keeps nothing else from being applied; the first error is returned.
 ///
 /// # Errors
 /// See [`ApplyError`].
@@ -100,32 +102,49 @@ pub async fn apply(
         context,
         marks: Mutex::new(std::mem::take(&mut memory.applied)),
     };
-    // What pods need goes first: a StatefulSet waits long before it tries again.
-    let secret = applier.create_secret(secret, &mut memory.password).await;
-    let (service_accounts, config_maps, services, policies, budgets) = futures::join!(
-        applier.all(service_accounts),
-        applier.all(config_maps),
-        applier.all(services),
-        applier.all(policies),
-        applier.all(budgets),
-    );
-    let (stateful_sets, deployments) =
-        futures::join!(applier.all(stateful_sets), applier.all(deployments));
+    let prerequisites = async {
+        let secret = applier.create_secret(secret, &mut memory.password).await;
+        let (service_accounts, config_maps, services, policies, budgets) = futures::join!(
+            applier.all(service_accounts),
+            applier.all(config_maps),
+            applier.all(services),
+            applier.all(policies),
+            applier.all(budgets),
+        );
+        Ok((
+            secret?,
+            service_accounts?,
+            config_maps?,
+            services?,
+            policies?,
+            budgets?,
+        ))
+    };
+    let everything = async {
+        // What pods need comes before them: a StatefulSet waits long before it tries again, and no pod may start on
+        // settings that are somebody else's.
+        let (secret, service_accounts, config_maps, services, policies, budgets) =
+            prerequisites.await?;
+        let (stateful_sets, deployments) =
+            futures::join!(applier.all(stateful_sets), applier.all(deployments));
+        Ok(Resources {
+            service_accounts,
+            secret,
+            config_maps,
+            services,
+            policies,
+            budgets,
+            stateful_sets: stateful_sets?,
+            deployments: deployments?,
+            state: PhantomData,
+        })
+    };
+    let applied = everything.await;
     memory.applied = applier
         .marks
         .into_inner()
         .unwrap_or_else(PoisonError::into_inner);
-    Ok(Resources {
-        service_accounts: service_accounts?,
-        secret: secret?,
-        config_maps: config_maps?,
-        services: services?,
-        policies: policies?,
-        budgets: budgets?,
-        stateful_sets: stateful_sets?,
-        deployments: deployments?,
-        state: PhantomData,
-    })
+    applied
 }
 
 /// Marks the primary's pod for the Service that plain clients use, and no other, while the cluster has one shard.
@@ -287,23 +306,10 @@ impl Applier<'_> {
 
     fn check_owner<K: Resource<DynamicType = ()>>(&self, live: &K) -> Result<(), ApplyError> {
         let (kind, name) = (K::kind(&()).into_owned(), live.name_any());
-        let owner = live
-            .owner_references()
-            .iter()
-            .find(|owner| owner.controller == Some(true));
-        let ours = &self.cluster.owner;
-        match owner {
-            // A resource of the same name existed before; what it had is on its way out.
-            Some(owner)
-                if owner.uid != ours.uid && owner.kind == ours.kind && owner.name == ours.name =>
-            {
-                Err(ApplyError::BeingDeleted { kind, name })
-            }
-            Some(owner) if owner.uid == ours.uid => match live.meta().deletion_timestamp {
-                Some(_) => Err(ApplyError::BeingDeleted { kind, name }),
-                None => Ok(()),
-            },
-            _ => Err(ApplyError::NameTaken { kind, name }),
+        match belonging(live, &self.cluster.owner) {
+            Belonging::Ours => Ok(()),
+            Belonging::Leaving => Err(ApplyError::BeingDeleted { kind, name }),
+            Belonging::Foreign => Err(ApplyError::NameTaken { kind, name }),
         }
     }
 
@@ -322,6 +328,34 @@ impl Applier<'_> {
 
     fn marks(&self) -> std::sync::MutexGuard<'_, Marks> {
         self.marks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whose an object is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Belonging {
+    /// This cluster's.
+    Ours,
+    /// On its way out: it is being deleted, or its owner was, a resource of the same name.
+    Leaving,
+    /// Somebody else's, or nobody's.
+    Foreign,
+}
+
+/// Whether the controller that an object names is `ours`.
+#[must_use]
+pub fn belonging<K: Resource>(object: &K, ours: &OwnerReference) -> Belonging {
+    let owner = object
+        .owner_references()
+        .iter()
+        .find(|owner| owner.controller == Some(true));
+    match owner {
+        Some(owner) if owner.uid == ours.uid => match object.meta().deletion_timestamp {
+            Some(_) => Belonging::Leaving,
+            None => Belonging::Ours,
+        },
+        Some(owner) if owner.kind == ours.kind && owner.name == ours.name => Belonging::Leaving,
+        _ => Belonging::Foreign,
     }
 }
 

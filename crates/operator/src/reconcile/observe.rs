@@ -11,9 +11,10 @@ use cachecluster_topology::{Member, Presence, Probe};
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::core::PartialObjectMeta;
 use kube::runtime::reflector::ObjectRef;
-use kube::{Api, ResourceExt};
+use kube::{Api, Resource, ResourceExt};
 use tokio::time::Instant;
 
+use super::apply::{ApplyError, Belonging, belonging};
 use super::{Context, Error};
 use crate::memory::{ClusterMemory, Remembered};
 use crate::stores::label;
@@ -66,7 +67,13 @@ pub async fn observe(
     let pods = |component| context.stores.pods_of(&namespace, &name, component);
     let redis_pods = pods(labels::COMPONENT_REDIS);
     let mut members: Vec<Member> = redis_pods.iter().filter_map(|pod| member(pod)).collect();
-    if let Secrecy::Known(password) = &secrecy {
+    let password = match &secrecy {
+        Secrecy::Known(password) => Some(password),
+        // The servers go on with the password that they were given.
+        Secrecy::Absent { remembered } => remembered.as_ref(),
+        Secrecy::Unusable(_) | Secrecy::Taken(_) => None,
+    };
+    if let Some(password) = password {
         let addrs: Vec<_> = members.iter().map(|member| member.addr).collect();
         let probes = cachecluster_redis_admin::observe(&addrs, password, PROBE).await;
         for (member, probe) in members.iter_mut().zip(probes) {
@@ -120,10 +127,17 @@ async fn secrecy(
             },
         });
     };
-    if given.is_none() && !is_owned(&secret, cluster) {
-        return Ok(Secrecy::Taken(format!(
-            "Secret {name} exists and does not belong to this CacheCluster: delete or rename it"
-        )));
+    if given.is_none() {
+        let owner = cluster.controller_owner_ref(&()).unwrap_or_default();
+        let kind = "Secret".to_owned();
+        match belonging(&secret, &owner) {
+            Belonging::Ours => {}
+            Belonging::Leaving => return Err(ApplyError::BeingDeleted { kind, name }.into()),
+            Belonging::Foreign => {
+                let error = ApplyError::NameTaken { kind, name };
+                return Ok(Secrecy::Taken(error.to_string()));
+            }
+        }
     }
     let Some(password) = password(&secret) else {
         return Ok(Secrecy::Unusable(format!(
@@ -138,12 +152,6 @@ async fn secrecy(
         password: password.clone(),
     });
     Ok(Secrecy::Known(password))
-}
-
-fn is_owned(secret: &Secret, cluster: &CacheCluster) -> bool {
-    secret.owner_references().iter().any(|owner| {
-        owner.controller == Some(true) && Some(&owner.uid) == cluster.metadata.uid.as_ref()
-    })
 }
 
 /// The password in a Secret; a line break at its end, which editors add, is not part of it.
