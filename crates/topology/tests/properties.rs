@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use cachecluster_topology::sim::Sim;
-use cachecluster_topology::{Action, Presence, Role, SlotRanges, World, assess, plan};
+use cachecluster_topology::{Action, LinkState, Presence, Role, SlotRanges, World, assess, plan};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -171,6 +171,11 @@ impl Trial {
                 assert!(
                     views().all(|v| v.id != *primary),
                     "promoted over a reachable primary"
+                );
+                let mut heard = views().filter_map(|v| v.known.get(primary));
+                assert!(
+                    heard.all(|k| k.link != LinkState::Ok),
+                    "promoted although another node hears the primary"
                 );
                 let siblings =
                     views().filter(|v| v.primary.as_ref() == Some(primary) && !v.loading);
