@@ -10,11 +10,15 @@ use redis::{Cmd, Value};
 use super::map::SlotMap;
 use super::node::{Fault, Node, Sent};
 use super::route::Shared;
+use super::slots::SLOTS;
 use super::view::{self, Address, View};
 use crate::metrics::Refresh;
 
 /// Between refreshes that nobody asked for; half of it again is left to chance, so that API pods do not ask in step.
 const PERIOD: Duration = Duration::from_secs(2);
+
+/// The same while no node answers or slots have no owner: a cluster that is just being made is soon to be there.
+const UNSETTLED_PERIOD: Duration = Duration::from_millis(200);
 
 /// Shortest time between two refreshes, whoever asks.
 const SHORTEST: Duration = Duration::from_millis(50);
@@ -44,8 +48,10 @@ pub(super) async fn keep_fresh(shared: Arc<Shared>) {
     let mut doubted = None;
     loop {
         let began = Instant::now();
-        refresh(&shared, &mut names, &mut doubted).await;
-        let pause = PERIOD.mul_f64(1.0 + rand::random::<f64>() / 2.0);
+        let settled = refresh(&shared, &mut names, &mut doubted).await;
+        let in_order = settled && shared.map().covered() == SLOTS;
+        let period = if in_order { PERIOD } else { UNSETTLED_PERIOD };
+        let pause = period.mul_f64(1.0 + rand::random::<f64>() / 2.0);
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = shared.news.notified() => {
@@ -94,8 +100,8 @@ impl Names {
     }
 }
 
-/// One refresh. `doubted` is since when every map was one that cannot be believed at once.
-async fn refresh(shared: &Shared, names: &mut Names, doubted: &mut Option<Instant>) {
+/// One refresh; tells whether a node knew a map. `doubted` is since when every map was one that cannot be believed at once.
+async fn refresh(shared: &Shared, names: &mut Names, doubted: &mut Option<Instant>) -> bool {
     let known = shared.map();
     let mut roster = known.peers.clone();
     for address in names.resolve(shared).await {
@@ -111,6 +117,7 @@ async fn refresh(shared: &Shared, names: &mut Names, doubted: &mut Option<Instan
 
     let views = collect(&roster).await;
     let merged = SlotMap::merge(&views, |address| shared.node_at(address));
+    let told = merged.is_some();
     match merged {
         Some(map) => {
             let covered = map.covered();
@@ -122,7 +129,7 @@ async fn refresh(shared: &Shared, names: &mut Names, doubted: &mut Option<Instan
                 if since.elapsed() < DOUBT {
                     tracing::debug!("a minority tells an older map; asking again");
                     shared.news.notify_one();
-                    return;
+                    return true;
                 }
             }
             *doubted = None;
@@ -146,6 +153,7 @@ async fn refresh(shared: &Shared, names: &mut Names, doubted: &mut Option<Instan
         }
     }
     shared.forget_unused(&roster);
+    told
 }
 
 /// What the nodes see, as far as they say so in time.
