@@ -42,7 +42,7 @@ pause_image() {
     printf '#include <unistd.h>\nint main(void) { for (;;) pause(); }\n' >"$work/pause.c"
     cc -static -O2 -o "$work/pause" "$work/pause.c"
     printf 'FROM scratch\nCOPY pause /pause\nUSER 65535\nENTRYPOINT ["/pause"]\n' >"$work/Dockerfile"
-    docker build -q -t localhost/pause:1 "$work" >/dev/null
+    docker build -q -t localhost/pause:1 "$work" >"$work/log" 2>&1 || { cat "$work/log" >&2; return 1; }
     mkdir -p "$(dirname "$tar")"
     docker save localhost/pause:1 -o "$tar.new" && mv "$tar.new" "$tar"
     docker image rm localhost/pause:1 >/dev/null

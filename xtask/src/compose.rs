@@ -71,7 +71,10 @@ fn compose() -> Result<Command> {
 }
 
 /// The image that the Dockerfile builds in, as it says itself.
-fn builder_image() -> Result<String> {
+///
+/// # Errors
+/// When it cannot be read or does not say so.
+pub(crate) fn builder_image() -> Result<String> {
     let dockerfile = std::fs::read_to_string("Dockerfile").context("read Dockerfile")?;
     let argument = dockerfile
         .lines()

@@ -28,6 +28,11 @@ pub(crate) const ENGINES: &[&str] = &[DEFAULT_ENGINE, "valkey/valkey:9.1"];
 pub(crate) fn task() -> Result<()> {
     engine::ensure()?;
     build()?;
+    let builder = crate::compose::builder_image()?;
+    step("getting the public images", || {
+        let needed: Vec<_> = ENGINES.iter().copied().chain([builder.as_str()]).collect();
+        ensure_public(&needed)
+    })?;
     for name in all() {
         println!("{name}");
     }

@@ -48,7 +48,7 @@ enum Task {
         #[arg(required = true)]
         images: Vec<String>,
     },
-    /// Build the images of this checkout
+    /// Build the images of this checkout, and get the public ones that they and caches are made of
     Images,
     /// Write the generated files: the chart's CRD and manifests/base
     Generate {
@@ -69,22 +69,26 @@ enum Task {
 
 fn main() -> ExitCode {
     let outcome = place::enter_checkout().and_then(|()| match Args::parse().task {
-        Task::Up(args) => up::up(&args),
-        Task::Down(args) => up::down(&args),
-        Task::Kubeconfig => cluster::print_kubeconfig(),
-        Task::Node { action } => testbed::node(&action),
-        Task::Load { images } => cluster::load(&images),
-        Task::Images => images::task(),
-        Task::Generate { check } => generate::generate(check),
-        Task::E2e { filter } => suite::e2e(&filter),
-        Task::Compose => compose::task(),
-        Task::Test(args) => suite::test(&args),
+        Task::Up(args) => up::up(&args).map(done),
+        Task::Down(args) => up::down(&args).map(done),
+        Task::Kubeconfig => cluster::print_kubeconfig().map(done),
+        Task::Node { action } => testbed::node(&action).map(done),
+        Task::Load { images } => cluster::load(&images).map(done),
+        Task::Images => images::task().map(done),
+        Task::Generate { check } => generate::generate(check).map(done),
+        Task::E2e { filter } => suite::e2e(&filter).map(done),
+        Task::Compose => compose::task().map(done),
+        Task::Test(args) => Ok(suite::test(&args)),
     });
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn done((): ()) -> ExitCode {
+    ExitCode::SUCCESS
 }

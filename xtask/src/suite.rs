@@ -1,6 +1,6 @@
 //! `test` and `e2e`: everything in order, and a table of what it took.
 
-use std::process::Command;
+use std::process::{Command, ExitCode};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,24 +20,22 @@ pub(crate) struct Args {
     keep: bool,
 }
 
-/// `cargo xtask test`
-///
-/// # Errors
-/// When a step failed.
-pub(crate) fn test(args: &Args) -> Result<()> {
+/// `cargo xtask test`: its last line is the sum; the exit status is 1 if a step failed.
+pub(crate) fn test(args: &Args) -> ExitCode {
     let was_up = testbed::is_up();
     let engine_ran = engine::answers();
     let mut run = Run::default();
-    let outcome = steps(&mut run);
+    let mut outcome = steps(&mut run);
     if !args.keep {
         let cleaned = run.step("down", || clean(was_up, engine_ran).map(|()| 0));
-        if outcome.is_ok() {
-            run.finish(&cleaned);
-            return cleaned;
-        }
+        outcome = outcome.and(cleaned);
     }
     run.finish(&outcome);
-    outcome
+    if outcome.is_ok() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// What was not there before goes away again.
