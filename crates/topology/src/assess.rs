@@ -292,4 +292,21 @@ mod tests {
         ];
         assert_eq!(problems, expected);
     }
+    #[test]
+    fn between_two_claims_the_higher_epoch_decides() {
+        let mut sim = formed(3, 1);
+        // Cut off from the others, the old primary does not learn that it was replaced.
+        sim.set_connected(0, 0, false);
+        sim.gossip();
+        assert!(sim.elect());
+        sim.gossip();
+        let health = assess(&sim.world());
+        let primary = health.shards[0].primary.as_ref().unwrap();
+        assert_eq!(primary.name, "quickstart-shard-0-1");
+        assert!(!health.agreed && health.covered == SlotRanges::all());
+        sim.set_connected(0, 0, true);
+        assert!(sim.run(5).is_some());
+        let health = assess(&sim.world());
+        assert_eq!(health.shards[0].in_sync[0].name, "quickstart-shard-0-0");
+    }
 }

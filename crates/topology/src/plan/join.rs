@@ -256,15 +256,26 @@ mod tests {
     fn a_node_with_keys_and_no_slot_is_not_erased() {
         let mut sim = formed(1, 1);
         sim.replace(0, 1, false);
-        let mut world = sim.world();
-        let stray = world.members.iter_mut().find(|m| m.ordinal == 1).unwrap();
-        let Probe::Answered(view) = &mut stray.probe else {
+        let world = loop {
+            let world = sim.world();
+            match plan(&world).action {
+                Some(Action::Replicate { .. }) => break world,
+                Some(action) => drop(sim.apply(&action)),
+                None => {}
+            }
+            sim.gossip();
+        };
+        let mut burdened = world;
+        let Probe::Answered(view) = &mut burdened.members[1].probe else {
             panic!();
         };
         view.keys = 5;
-        if let Some(action) = plan(&world).action {
-            assert!(!matches!(action, Action::Replicate { .. }), "{action:?}");
-        }
+        let planned = plan(&burdened);
+        assert!(!matches!(planned.action, Some(Action::Replicate { .. })));
+        assert!(
+            planned.waiting[0].contains("holds 5 keys but owns no slot"),
+            "{planned:?}"
+        );
     }
 
     #[test]
