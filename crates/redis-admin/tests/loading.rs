@@ -1,0 +1,48 @@
+//! A server that reads a large data set from disk.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::cell::RefCell;
+use std::time::Duration;
+
+use cachecluster_redis_admin::fixture::{Server, password, until};
+use cachecluster_redis_admin::probe;
+use cachecluster_topology::Probe;
+
+#[tokio::test]
+async fn a_loading_server_is_told_from_a_ready_one() {
+    let mut server = Server::start_with(&["--appendonly", "yes", "--key-load-delay", "500"]).await;
+    server
+        .text(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"])
+        .await;
+    until("the server serves", async || {
+        let mut connection = server.connect().await.unwrap();
+        connection.text(&["SET", "{a}0", "v"]).await.is_ok()
+    })
+    .await;
+    let fill = "for i = 1, 5000 do redis.call('SET', '{a}' .. i, 'v') end return 1";
+    server.text(&["EVAL", fill, "1", "{a}"]).await;
+    server.kill();
+    server.spawn();
+
+    let while_loading = RefCell::new(Vec::new());
+    until("the data set is loaded", async || {
+        match probe(server.addr(), &password(), Duration::from_secs(1)).await {
+            Probe::Answered(view) if !view.loading => {
+                assert_eq!(view.keys, 5001);
+                return true;
+            }
+            Probe::Answered(_) => while_loading.borrow_mut().push("loading".to_owned()),
+            Probe::Silent(reason) => while_loading.borrow_mut().push(reason),
+        }
+        false
+    })
+    .await;
+    // Redis 7.0 does not speak of the cluster meanwhile, newer ones may; either way it is plain what goes on.
+    let while_loading = while_loading.into_inner();
+    assert!(
+        while_loading
+            .iter()
+            .any(|said| said.to_lowercase().contains("loading")),
+        "{while_loading:?}"
+    );
+}
