@@ -109,8 +109,9 @@ impl Meter {
             let verb = sample.label("verb");
             let ours = sample.label("group") == "cachecluster.io";
             let write = match verb {
-                // Of all that runs in a plain cluster, only the operator applies on the server's side.
-                "APPLY" => true,
+                // Of all that runs in a plain cluster, only the operator applies on the server's side. Its lease is
+                // renewed all the time, as every controller's is.
+                "APPLY" => sample.label("resource") != "leases",
                 "POST" | "PUT" | "PATCH" | "DELETE" => ours,
                 _ => false,
             };
