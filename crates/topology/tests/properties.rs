@@ -4,7 +4,9 @@
 use std::collections::BTreeSet;
 
 use cachecluster_topology::sim::Sim;
-use cachecluster_topology::{Action, LinkState, Presence, Role, SlotRanges, World, assess, plan};
+use cachecluster_topology::{
+    Action, LinkState, NodeView, Presence, Role, SlotRanges, World, assess, plan,
+};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -241,6 +243,14 @@ impl Trial {
         let health = assess(&world);
         let problems: Vec<_> = health.problems().collect();
         let plan = plan(&world);
+        // Where copies were destroyed while other copies were away, a cluster may have been born anew before those came
+        // back. What they hold is not thrown away for the sake of wholeness: people must decide, and are told so.
+        let told = plan.waiting.iter().any(|w| w.contains("are kept apart"));
+        let views = world.members.iter().filter_map(|m| m.view());
+        let holds = |v: &NodeView| v.keys > 0 && !v.cluster_ok;
+        if !self.careful && told && views.into_iter().any(holds) {
+            return;
+        }
         panic!("after {ENOUGH} passes still: {problems:#?}\n{plan:#?}\n{world:#?}");
     }
 
