@@ -24,6 +24,8 @@ const GRACE: Duration = Duration::from_secs(6);
 const REQUEST: Duration = Duration::from_secs(2);
 /// How long renewals may fail before the leader stops: with [`REQUEST`] for the first and for the last, less than [`GRACE`].
 const PATIENCE: Duration = Duration::from_millis(1500);
+/// How often a standby looks whether the leader has let go.
+const STANDBY: Duration = Duration::from_secs(3);
 /// Between attempts that failed.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -51,12 +53,11 @@ where
     config.read_timeout = Some(REQUEST);
     config.write_timeout = Some(REQUEST);
     let client = Client::try_from(config)?;
-    let namespace = &settings.workload.operator_namespace;
-    let leases: Api<Lease> = Api::namespaced(client.clone(), namespace);
+    let leases: Api<Lease> = Api::namespaced(client.clone(), &settings.workload.operator_namespace);
 
     loop {
         tracing::info!(identity = settings.identity, "waiting to lead");
-        let elected = elected(&client, namespace, &settings.identity, readiness);
+        let elected = elected(&client, &leases, settings, readiness);
         let Some(manager) = stop.run_until_cancelled(elected).await else {
             return Ok(());
         };
@@ -82,14 +83,15 @@ where
 /// Waits until this process is the leader. It is not ready until the API server has answered once.
 async fn elected(
     client: &Client,
-    namespace: &str,
-    identity: &str,
+    leases: &Api<Lease>,
+    settings: &Settings,
     readiness: &Readiness,
 ) -> LeaseManager {
-    loop {
+    let identity = &settings.identity;
+    'made: loop {
         // Made anew after an error: somebody may have deleted the Lease.
         let built = LeaseManagerBuilder::new(client.clone(), LEASE)
-            .with_namespace(namespace)
+            .with_namespace(&settings.workload.operator_namespace)
             .with_identity(identity)
             .with_field_manager(format!("{LEASE}-{identity}"))
             .with_duration(DURATION.as_secs())
@@ -100,7 +102,12 @@ async fn elected(
             Ok(manager) => {
                 readiness.set(Ok(()));
                 loop {
-                    match manager.changed().await {
+                    let changed = tokio::select! {
+                        changed = manager.changed() => changed,
+                        // A new manager asks at once, this one when the lease would have run out.
+                        () = released(leases) => continue 'made,
+                    };
+                    match changed {
                         Ok(true) => return manager,
                         Ok(false) => {}
                         Err(error) => break error,
@@ -114,6 +121,19 @@ async fn elected(
         };
         tracing::warn!(%error, "cannot ask for the lease");
         sleep(RETRY).await;
+    }
+}
+
+/// Returns when the leader has let go of the lease, as it does when it stops in good order.
+async fn released(leases: &Api<Lease>) {
+    loop {
+        sleep(STANDBY).await;
+        let Ok(Ok(lease)) = timeout(REQUEST, leases.get(LEASE)).await else {
+            continue;
+        };
+        if lease.spec.is_none_or(|spec| spec.holder_identity.is_none()) {
+            return;
+        }
     }
 }
 

@@ -7,6 +7,8 @@ pub mod apply;
 pub mod build;
 pub mod decide;
 pub mod execute;
+#[cfg(test)]
+mod fixture;
 pub mod observe;
 pub mod pods;
 pub mod status;

@@ -165,3 +165,84 @@ fn restricted_container() -> SecurityContext {
         ..SecurityContext::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::reconcile::decide::decide;
+    use crate::reconcile::fixture::{PASSWORD, nothing, valid, workload};
+    use crate::reconcile::validate::ValidatedCluster;
+
+    fn built(cluster: &ValidatedCluster) -> Resources<Prepared> {
+        resources(cluster, &decide(cluster, &nothing()), &workload())
+    }
+
+    // A change of these templates rolls pods: of the Redis pods at their next restart, of the API at once. Change them
+    // knowingly.
+
+    #[test]
+    fn the_redis_pods_of_an_empty_spec() {
+        let resources = built(&valid(json!({})));
+        insta::assert_yaml_snapshot!(resources.stateful_sets[0]);
+    }
+
+    #[test]
+    fn the_redis_pods_with_volumes() {
+        let spec =
+            json!({"storage": {"size": "1Gi", "storageClassName": "fast", "onDelete": "Delete"}});
+        let resources = built(&valid(spec));
+        let spec = resources.stateful_sets[0].spec.as_ref().unwrap();
+        insta::assert_yaml_snapshot!((
+            &spec.volume_claim_templates,
+            &spec.persistent_volume_claim_retention_policy,
+            &spec.template.spec.as_ref().unwrap().volumes,
+        ));
+    }
+
+    #[test]
+    fn the_api_pods_of_an_empty_spec() {
+        let resources = built(&valid(json!({})));
+        insta::assert_yaml_snapshot!(resources.deployments[0]);
+    }
+
+    #[test]
+    fn the_services_of_one_shard() {
+        let spec =
+            json!({"shards": 1, "api": {"service": {"type": "NodePort", "nodePort": 30500}}});
+        insta::assert_yaml_snapshot!(built(&valid(spec)).services);
+    }
+
+    #[test]
+    fn the_policy_lets_in_the_cluster_and_the_operator_only() {
+        let resources = built(&valid(json!({})));
+        insta::assert_yaml_snapshot!(resources.policies[0].spec);
+    }
+
+    #[test]
+    fn the_agents_settings() {
+        let spec = json!({"memory": "64Mi", "engine": {"config": {"slowlog-max-len": "10"}}});
+        let resources = built(&valid(spec));
+        let document = &resources.config_maps[0].data.as_ref().unwrap()["settings.json"];
+        let settings: cachecluster_contract::AgentSettings =
+            serde_json::from_str(document).unwrap();
+        assert_eq!(settings.maxmemory, 64 << 20);
+        assert_eq!(settings.peers, "quickstart-nodes.ns.svc");
+        assert_eq!(settings.directives["slowlog-max-len"], "10");
+    }
+
+    #[test]
+    fn no_password_appears_in_any_object_but_the_secret() {
+        let mut cluster = valid(json!({}));
+        cluster.auth.create = true;
+        let resources = built(&cluster);
+        let secret = resources.secret.as_ref().unwrap().data.as_ref().unwrap();
+        assert_eq!(secret["password"].0, PASSWORD.as_bytes());
+        let others = Resources {
+            secret: None,
+            ..resources
+        };
+        assert!(!format!("{others:?}").contains(PASSWORD));
+    }
+}

@@ -158,3 +158,93 @@ fn hand_over(world: &World, health: &Health) -> Option<Action> {
             replica: replica.clone(),
         })
 }
+
+#[cfg(test)]
+mod tests {
+    use cachecluster_topology::sim::Sim;
+    use serde_json::json;
+
+    use super::*;
+    use crate::reconcile::fixture::{formed, nothing, valid, world};
+
+    /// One shard with two replicas, of which the last is the primary.
+    fn last_is_primary() -> Sim {
+        let mut sim = formed(1, 2);
+        let health = assess(&sim.world());
+        let last = health.shards[0]
+            .in_sync
+            .iter()
+            .find(|replica| replica.name.ends_with("-2"))
+            .unwrap();
+        sim.apply(&Action::Failover {
+            replica: last.clone(),
+        });
+        sim.gossip();
+        assert!(sim.run(10).is_some());
+        sim
+    }
+
+    #[test]
+    fn a_healthy_cluster_is_left_alone_for_a_while() {
+        let plan = decide(&valid(json!({})), &world(formed(3, 1).world()));
+        assert_eq!((plan.action, plan.requeue), (None, HEALTHY));
+        assert!(plan.waiting.is_empty() && plan.pods.is_empty());
+    }
+
+    #[test]
+    fn without_pods_there_is_nothing_to_do_but_wait() {
+        let plan = decide(&valid(json!({})), &nothing());
+        assert_eq!((plan.action, plan.requeue), (None, WAITING));
+        assert!(!plan.answered);
+    }
+
+    #[test]
+    fn after_a_step_the_next_look_is_soon() {
+        let plan = decide(&valid(json!({})), &world(Sim::new(3, 1).world()));
+        assert!(plan.action.is_some());
+        assert_eq!(plan.requeue, STEPPED);
+    }
+
+    #[test]
+    fn a_replica_that_is_not_wanted_goes_at_once() {
+        let plan = decide(&valid(json!({"replicas": 0})), &world(formed(3, 1).world()));
+        assert!(plan.pods.is_empty());
+    }
+
+    #[test]
+    fn a_primary_whose_place_is_not_wanted_hands_over_before_it_goes() {
+        let mut sim = last_is_primary();
+        let cluster = valid(json!({"shards": 1, "replicas": 0}));
+        let plan = decide(&cluster, &world(sim.world()));
+        assert_eq!(plan.pods, BTreeMap::from([(0, 3)]));
+        let Some(Action::Failover { replica }) = &plan.action else {
+            panic!("{:?}", plan.action)
+        };
+        assert_eq!(replica.name, "quickstart-shard-0-0");
+
+        sim.apply(&Action::Failover {
+            replica: replica.clone(),
+        });
+        sim.gossip();
+        assert!(decide(&cluster, &world(sim.world())).pods.is_empty());
+    }
+
+    #[test]
+    fn a_surplus_pod_that_cannot_say_what_it_holds_stays() {
+        let mut sim = last_is_primary();
+        sim.set_visible(0, 2, false);
+        let plan = decide(
+            &valid(json!({"shards": 1, "replicas": 0})),
+            &world(sim.world()),
+        );
+        assert_eq!(plan.pods, BTreeMap::from([(0, 3)]));
+    }
+
+    #[test]
+    fn only_a_cluster_of_one_shard_has_its_primary_marked() {
+        let one = decide(&valid(json!({"shards": 1})), &world(formed(1, 1).world()));
+        assert_eq!(one.marked.as_deref(), Some("quickstart-shard-0-0"));
+        let three = decide(&valid(json!({})), &world(formed(3, 1).world()));
+        assert_eq!(three.marked, None);
+    }
+}

@@ -393,7 +393,199 @@ fn condition(
 
 #[cfg(test)]
 mod tests {
+    use cachecluster_topology::sim::Sim;
+    use serde_json::json;
+    use std::sync::Arc;
+
     use super::*;
+    use crate::reconcile::decide::decide;
+    use crate::reconcile::fixture;
+
+    /// The status that a pass over `observed` gives, at `second`.
+    fn pass(previous: &CacheClusterStatus, observed: &Observed, second: i64) -> CacheClusterStatus {
+        let cluster = fixture::valid(json!({}));
+        let plan = decide(&cluster, observed);
+        let Resources {
+            service_accounts,
+            secret,
+            config_maps,
+            services,
+            policies,
+            budgets,
+            stateful_sets,
+            mut deployments,
+            state: _,
+        } = crate::reconcile::build::resources(&cluster, &plan, &fixture::workload());
+        for deployment in &mut deployments {
+            deployment.status = serde_json::from_value(json!({"updatedReplicas": 2})).unwrap();
+        }
+        let applied = Resources {
+            service_accounts,
+            secret,
+            config_maps,
+            services,
+            policies,
+            budgets,
+            stateful_sets,
+            deployments,
+            state: std::marker::PhantomData::<Applied>,
+        };
+        let outcome = Outcome {
+            applied: Ok(&applied),
+            executed: Ok(&false),
+        };
+        told(previous, observed, &plan, &outcome, second)
+    }
+
+    fn told(
+        previous: &CacheClusterStatus,
+        observed: &Observed,
+        plan: &Plan,
+        outcome: &Outcome<'_>,
+        second: i64,
+    ) -> CacheClusterStatus {
+        let now = Timestamp::from_second(second).unwrap();
+        let (resource, cluster) = (fixture::resource(json!({})), fixture::valid(json!({})));
+        compute(previous, &resource, &cluster, observed, plan, outcome, now)
+    }
+
+    fn find<'a>(status: &'a CacheClusterStatus, type_: &str) -> &'a Condition {
+        let mut all = status.conditions.iter();
+        all.find(|condition| condition.type_ == type_).unwrap()
+    }
+
+    fn is(status: &CacheClusterStatus, type_: &str) -> (String, String) {
+        let condition = find(status, type_);
+        (condition.status.clone(), condition.reason.clone())
+    }
+
+    fn answer(status: &str, reason: &str) -> (String, String) {
+        (status.to_owned(), reason.to_owned())
+    }
+
+    fn complete() -> (Sim, CacheClusterStatus) {
+        let sim = fixture::formed(3, 1);
+        let status = pass(
+            &CacheClusterStatus::default(),
+            &fixture::world(sim.world()),
+            1,
+        );
+        (sim, status)
+    }
+
+    #[test]
+    fn a_new_cluster_waits_for_pods_and_is_not_degraded() {
+        let status = pass(&CacheClusterStatus::default(), &fixture::nothing(), 1);
+        assert_eq!(status.phase, Some(Phase::Creating));
+        assert_eq!(is(&status, "Ready"), answer("False", "WaitingForPods"));
+        assert_eq!(is(&status, "Degraded"), answer("False", "Forming"));
+        let forming = pass(&status, &fixture::world(Sim::new(3, 1).world()), 2);
+        assert_eq!(is(&forming, "Ready"), answer("False", "Forming"));
+        assert_eq!(is(&forming, "Progressing"), answer("True", "Forming"));
+    }
+
+    #[test]
+    fn a_complete_cluster_is_ready_and_rests() {
+        let (_, status) = complete();
+        assert_eq!(status.phase, Some(Phase::Ready));
+        assert_eq!(is(&status, "Ready"), answer("True", "AllSlotsServed"));
+        assert_eq!(is(&status, "Progressing"), answer("False", "Stable"));
+        assert_eq!(is(&status, "Degraded"), answer("False", "Stable"));
+        assert_eq!(status.shards[1].slots, "5461-10921");
+        assert_eq!(
+            status.endpoint.as_deref(),
+            Some("http://quickstart-api.ns.svc:5000")
+        );
+    }
+
+    #[test]
+    fn a_second_look_at_the_same_changes_nothing() {
+        let (sim, status) = complete();
+        assert_eq!(pass(&status, &fixture::world(sim.world()), 99), status);
+    }
+
+    #[test]
+    fn a_lost_replica_is_missed_and_only_what_changed_gets_a_new_time() {
+        let (mut sim, before) = complete();
+        sim.delete(2, 1);
+        let after = pass(&before, &fixture::world(sim.world()), 50);
+        assert_eq!(after.phase, Some(Phase::Degraded));
+        assert_eq!(is(&after, "Ready"), answer("False", "ReplicasMissing"));
+        assert_eq!(is(&after, "Degraded"), answer("True", "ReplicasMissing"));
+        let since = |type_| find(&after, type_).last_transition_time.0.as_second();
+        assert_eq!((since("Accepted"), since("Ready")), (1, 50));
+    }
+
+    #[test]
+    fn a_lost_shard_leaves_slots_unserved() {
+        let (mut sim, before) = complete();
+        sim.kill(2, 0);
+        sim.kill(2, 1);
+        let after = pass(&before, &fixture::world(sim.world()), 50);
+        assert_eq!(is(&after, "Ready"), answer("False", "SlotsUnserved"));
+        assert_eq!(after.shards[2].primary, None);
+    }
+
+    #[test]
+    fn without_ready_api_pods_the_cluster_is_not_ready() {
+        let (sim, before) = complete();
+        let mut observed = fixture::world(sim.world());
+        observed.api_pods = vec![fixture::pod("api-0", false)];
+        let after = pass(&before, &observed, 50);
+        assert_eq!(is(&after, "Ready"), answer("False", "ApiUnavailable"));
+        let first = pass(&CacheClusterStatus::default(), &observed, 50);
+        assert_eq!(is(&first, "Ready"), answer("False", "WaitingForPods"));
+    }
+
+    #[test]
+    fn a_pod_that_cannot_start_is_named_with_its_reason() {
+        let mut observed = fixture::nothing();
+        let pod = json!({
+            "metadata": {"name": "quickstart-shard-0-0"},
+            "status": {"containerStatuses": [{
+                "name": "redis", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+                "state": {"waiting": {"reason": "ImagePullBackOff"}},
+            }]},
+        });
+        observed.redis_pods = vec![Arc::new(serde_json::from_value(pod).unwrap())];
+        let status = pass(&CacheClusterStatus::default(), &observed, 1);
+        let message = &find(&status, "Ready").message;
+        let told = "pod quickstart-shard-0-0, container redis: ImagePullBackOff";
+        assert!(message.starts_with(told), "{message}");
+    }
+
+    #[test]
+    fn a_failed_write_is_told_without_calling_a_serving_cluster_down() {
+        let (sim, before) = complete();
+        let observed = fixture::world(sim.world());
+        let error = ApplyError::BeingDeleted {
+            kind: "Service".to_owned(),
+            name: "quickstart-api".to_owned(),
+        };
+        let outcome = Outcome {
+            applied: Err(&error),
+            executed: Ok(&false),
+        };
+        let plan = decide(&fixture::valid(json!({})), &observed);
+        let after = told(&before, &observed, &plan, &outcome, 50);
+        assert_eq!(is(&after, "Progressing"), answer("True", "ReconcileFailed"));
+        assert_eq!(is(&after, "Ready").0, "True");
+    }
+
+    #[test]
+    fn a_rejected_spec_keeps_what_was_known_of_the_shards() {
+        let (_, before) = complete();
+        let rejection = Rejection {
+            reason: reason::SECRET_MISSING,
+            message: "there is no Secret mine".to_owned(),
+        };
+        let now = Timestamp::from_second(50).unwrap();
+        let after = rejected(&before, &fixture::resource(json!({})), &rejection, now);
+        assert_eq!(after.phase, Some(Phase::Invalid));
+        assert_eq!(is(&after, "Accepted"), answer("False", "SecretMissing"));
+        assert_eq!(is(&after, "Ready").0, "False");
+        assert_eq!(after.shards, before.shards);
+    }
 
     #[test]
     fn keys_are_rounded_to_two_significant_digits() {
