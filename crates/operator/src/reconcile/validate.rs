@@ -105,6 +105,11 @@ pub fn validate(
     let name = cluster.name_any();
     let owner = cluster
         .controller_owner_ref(&())
+        // A deletion in the foreground ends when the children are gone.
+        .map(|owner| OwnerReference {
+            block_owner_deletion: Some(true),
+            ..owner
+        })
         .ok_or_else(|| invalid("the resource has no UID yet".to_owned()))?;
     if name.len() > cachecluster_crd::MAX_NAME {
         let longest = cachecluster_crd::MAX_NAME;
