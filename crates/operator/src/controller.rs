@@ -71,16 +71,32 @@ pub async fn run(
             (context, passes)
         })
         .unzip();
-    metrics.lead(true);
-    let ended = tokio::select! {
+    let _leading = Leading::new(&metrics);
+    tokio::select! {
         () = term.cancelled() => Ok(()),
         () = keep_house(&contexts, &metrics) => Ok(()),
         _ = futures::future::select_all(loops.into_iter().map(Box::pin)) => {
             Err(anyhow::anyhow!("the watches have ended"))
         }
-    };
-    metrics.lead(false);
-    ended
+    }
+}
+
+/// Shows in the metrics that this replica leads, until it is dropped: a term may end in any way.
+struct Leading<'a>(&'a Metrics);
+
+impl<'a> Leading<'a> {
+    fn new(metrics: &'a Metrics) -> Self {
+        metrics.lead(true);
+        Self(metrics)
+    }
+}
+
+impl Drop for Leading<'_> {
+    fn drop(&mut self) {
+        self.0.lead(false);
+        // The new leader counts them.
+        self.0.count_phases([]);
+    }
 }
 
 /// Makes passes for as long as there are triggers.

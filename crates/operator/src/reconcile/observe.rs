@@ -77,6 +77,10 @@ pub async fn observe(
         let addrs: Vec<_> = members.iter().map(|member| member.addr).collect();
         let probes = cachecluster_redis_admin::observe(&addrs, password, PROBE).await;
         for (member, probe) in members.iter_mut().zip(probes) {
+            // The kubelet tells a moment later what the server says itself.
+            if member.presence == Presence::Starting && matches!(probe, Probe::Answered(_)) {
+                member.presence = Presence::Running;
+            }
             member.probe = probe;
         }
     }
@@ -173,8 +177,8 @@ fn member(pod: &Pod) -> Option<Member> {
     let addr = status
         .and_then(|status| status.pod_ip.as_deref())
         .and_then(|ip| ip.parse::<IpAddr>().ok())
-        // A server that has not been started, or has ended, does not answer, and its address may be another's.
-        .filter(|_| matches!(presence, Presence::Running | Presence::Terminating))
+        // The address of a pod that has ended may be another's by now.
+        .filter(|_| !has_ended(pod))
         .map(|ip| (ip, ports::REDIS));
     Some(Member {
         name,
@@ -185,6 +189,15 @@ fn member(pod: &Pod) -> Option<Member> {
         presence,
         probe: Probe::Silent("not asked".to_owned()),
     })
+}
+
+/// Whether none of a pod's containers will run again.
+fn has_ended(pod: &Pod) -> bool {
+    let phase = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 /// What Kubernetes says of the process behind a pod.
@@ -204,9 +217,86 @@ fn presence(pod: &Pod) -> Presence {
                         .is_some_and(|state| state.running.is_some())
             })
         });
-    if runs {
+    if runs && !has_ended(pod) {
         Presence::Running
     } else {
         Presence::Starting
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn redis_pod(metadata: Value, status: Value) -> Pod {
+        let mut pod = json!({
+            "metadata": {"name": "demo-shard-2-1", "labels": {"cachecluster.io/shard": "2"}},
+            "spec": {"containers": [], "nodeName": "n1"},
+            "status": {"podIP": "10.0.0.7", "phase": "Running", "containerStatuses": [{
+                "name": "redis", "image": "", "imageID": "", "ready": true, "restartCount": 0,
+                "state": {"running": {}},
+            }]},
+        });
+        for (part, changes) in [("metadata", metadata), ("status", status)] {
+            for (key, value) in changes.as_object().unwrap() {
+                pod[part][key] = value.clone();
+            }
+        }
+        serde_json::from_value(pod).unwrap()
+    }
+
+    #[test]
+    fn a_pod_is_the_place_that_its_name_and_label_say() {
+        let member = member(&redis_pod(json!({}), json!({}))).unwrap();
+        assert_eq!((member.shard, member.ordinal), (2, 1));
+        assert_eq!(member.addr, Some(("10.0.0.7".parse().unwrap(), 6379)));
+        assert_eq!(member.machine.as_deref(), Some("n1"));
+        assert_eq!(member.presence, Presence::Running);
+    }
+
+    #[test]
+    fn presence_is_what_kubernetes_says() {
+        let presence = |metadata, status| presence(&redis_pod(metadata, status));
+        let deleted = json!({"deletionTimestamp": "2026-01-01T00:00:00Z"});
+        assert_eq!(presence(deleted, json!({})), Presence::Terminating);
+        let unstarted = json!({"containerStatuses": []});
+        assert_eq!(presence(json!({}), unstarted), Presence::Starting);
+        let ended = json!({"phase": "Failed"});
+        assert_eq!(presence(json!({}), ended), Presence::Starting);
+    }
+
+    #[test]
+    fn a_pod_that_has_ended_has_no_address() {
+        let ended = redis_pod(json!({}), json!({"phase": "Failed"}));
+        assert_eq!(member(&ended).unwrap().addr, None);
+    }
+
+    #[test]
+    fn a_pod_of_another_kind_is_no_member() {
+        let odd = redis_pod(json!({"name": "demo"}), json!({}));
+        assert!(member(&odd).is_none());
+        let unlabelled = redis_pod(json!({"labels": {}}), json!({}));
+        assert!(member(&unlabelled).is_none());
+    }
+
+    #[test]
+    fn a_password_is_one_line_of_text() {
+        let secret = |text: &[u8]| Secret {
+            data: Some(
+                [(
+                    "password".to_owned(),
+                    k8s_openapi::ByteString(text.to_vec()),
+                )]
+                .into(),
+            ),
+            ..Secret::default()
+        };
+        assert_eq!(password(&secret(b"open\n")), Some(Password::new("open")));
+        for text in [&b""[..], b"\n", b"two\nlines", b"\xff"] {
+            assert_eq!(password(&secret(text)), None, "{text:?}");
+        }
+        assert_eq!(password(&Secret::default()), None);
     }
 }
