@@ -152,17 +152,15 @@ impl Hands<'_> {
     ) -> Result<(), ExecuteError> {
         let mut connection = self.reach(node).await?;
         let epoch = epoch.to_string();
-        match connection
+        let newborn = match connection
             .text(&["CLUSTER", "SET-CONFIG-EPOCH", &epoch])
             .await
         {
-            Ok(_) => {}
+            Ok(_) => true,
             // Only a node that knows nobody and has no epoch yet may be given one; any other has one already.
-            Err(error) if refused(&error) => {
-                tracing::debug!(node = node.name, %error, "keeps its configuration epoch");
-            }
+            Err(error) if refused(&error) => false,
             Err(source) => return Err(failed(node, "CLUSTER SET-CONFIG-EPOCH", source)),
-        }
+        };
         match add_slots(&mut connection, slots).await {
             Err(error) if mentions(&error, "already busy") => {
                 let command = "CLUSTER NODES";
@@ -174,7 +172,16 @@ impl Hands<'_> {
             }
             other => other,
         }
-        .map_err(|source| failed(node, "CLUSTER ADDSLOTSRANGE", source))
+        .map_err(|source| failed(node, "CLUSTER ADDSLOTSRANGE", source))?;
+        if newborn {
+            return Ok(());
+        }
+        // A node that was away may believe in the slots' former owner; the higher epoch convinces it.
+        connection
+            .text(&["CLUSTER", "BUMPEPOCH"])
+            .await
+            .map(drop)
+            .map_err(|source| failed(node, "CLUSTER BUMPEPOCH", source))
     }
 
     async fn replicate(&self, node: &NodeRef, primary: &NodeId) -> Result<(), ExecuteError> {
