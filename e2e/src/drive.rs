@@ -1,23 +1,22 @@
 //! Runs scenarios: which, in which order, each in a namespace of its own, and what came of them.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use futures::{StreamExt, stream};
-use k8s_openapi::api::core::v1::Namespace;
-use kube::api::{Api, DeleteParams, ListParams, PostParams};
+use kube::api::{Api, ListParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::runtime::wait::await_condition;
-use kube::{Client, Config, ResourceExt};
+use kube::{Client, Config};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::cluster::{Ctx, OPERATOR, Settings, is_pod_ready};
 use crate::command::Target;
 use crate::diagnosis;
 use crate::figure::Figure;
+use crate::namespace;
 use crate::objects::Kinds;
 use crate::scenarios::{self, Scenario, Turn};
 
@@ -55,7 +54,7 @@ pub(crate) struct Args {
     #[arg(long, default_value = "manifests")]
     manifests: PathBuf,
     /// Scenarios at a time, where they do not disturb each other
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=32))]
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=32))]
     parallel: u16,
     /// How long to watch an idle cluster, in seconds
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(10..=3600))]
@@ -73,6 +72,25 @@ struct Outcome {
     scenario: Scenario,
     result: Result<Vec<Figure>>,
     taken: Duration,
+    /// Its namespace on the way out, while others run already.
+    cleaning: Option<JoinHandle<Result<()>>>,
+}
+
+impl Outcome {
+    /// Waits until nothing is left of the scenario; if something stays, it failed.
+    async fn clean(&mut self) {
+        let Some(cleaning) = self.cleaning.take() else {
+            return;
+        };
+        let cleaned = cleaning.await.unwrap_or_else(|error| Err(error.into()));
+        if let Err(error) = cleaned {
+            let error = error.context("cleaning up");
+            println!("{:>9} {}: {error:#}", "FAILED", self.scenario.name);
+            if self.result.is_ok() {
+                self.result = Err(error);
+            }
+        }
+    }
 }
 
 /// Everything the runs share.
@@ -146,10 +164,15 @@ pub(crate) async fn run(args: Args) -> Result<bool> {
         let mut running = stream::iter(now)
             .map(|scenario| one(&run, scenario))
             .buffer_unordered(at_a_time);
-        while let Some(outcome) = running.next().await {
+        while let Some(mut outcome) = running.next().await {
             announce(&outcome);
+            // What measures must have the cluster for itself.
+            if turn == Turn::First {
+                outcome.clean().await;
+            }
             outcomes.push(outcome);
         }
+        futures::future::join_all(outcomes.iter_mut().map(Outcome::clean)).await;
     }
     Ok(summarize(&outcomes, start.elapsed()))
 }
@@ -208,6 +231,7 @@ async fn one(run: &Run, scenario: Scenario) -> Outcome {
             scenario,
             result: Err(anyhow!("interrupted before it began")),
             taken: Duration::ZERO,
+            cleaning: None,
         };
     }
     let ctx = Ctx {
@@ -230,19 +254,17 @@ async fn one(run: &Run, scenario: Scenario) -> Outcome {
     if result.is_err() && !*run.interrupted.borrow() {
         eprint!("{}", diagnosis::of(&ctx, taken).await);
     }
-    let result = if result.is_err() && run.keep_failed {
+    let cleaning = if result.is_err() && run.keep_failed {
         eprintln!("the namespace {} stays", ctx.namespace);
-        result
+        None
     } else {
-        match (result, remove_namespace(&ctx).await) {
-            (Ok(_), Err(error)) => Err(error.context("cleaning up")),
-            (result, _) => result,
-        }
+        Some(tokio::spawn(async move { namespace::remove(&ctx).await }))
     };
     Outcome {
         scenario,
         result,
         taken,
+        cleaning,
     }
 }
 
@@ -254,40 +276,8 @@ async fn interruption(interrupted: &mut watch::Receiver<bool>) {
 }
 
 async fn attempt(ctx: &Ctx, scenario: &Scenario) -> Result<Vec<Figure>> {
-    let mut namespace = Namespace::default();
-    namespace.metadata.name = Some(ctx.namespace.clone());
-    namespace.metadata.labels = Some(BTreeMap::from([
-        (
-            "pod-security.kubernetes.io/enforce".to_owned(),
-            "restricted".to_owned(),
-        ),
-        (
-            "app.kubernetes.io/managed-by".to_owned(),
-            "cachecluster-e2e".to_owned(),
-        ),
-    ]));
-    Api::<Namespace>::all(ctx.client.clone())
-        .create(&PostParams::default(), &namespace)
-        .await
-        .with_context(|| format!("creating the namespace {}", ctx.namespace))?;
+    namespace::create(ctx).await?;
     (scenario.run)(ctx).await
-}
-
-/// Deletes the scenario's namespace and waits until nothing is left of it.
-async fn remove_namespace(ctx: &Ctx) -> Result<()> {
-    let api: Api<Namespace> = Api::all(ctx.client.clone());
-    let Some(namespace) = api.get_opt(&ctx.namespace).await? else {
-        return Ok(());
-    };
-    api.delete(&namespace.name_any(), &DeleteParams::default())
-        .await?;
-    let gone = await_condition(api, &ctx.namespace, |namespace: Option<&Namespace>| {
-        namespace.is_none()
-    });
-    tokio::time::timeout(Duration::from_secs(120), gone)
-        .await
-        .map_err(|_| anyhow!("the namespace {} is still there after 120 s", ctx.namespace))??;
-    Ok(())
 }
 
 /// Tells runs apart that follow each other closely.
@@ -301,6 +291,7 @@ fn announce(outcome: &Outcome) {
         scenario,
         result,
         taken,
+        ..
     } = outcome;
     let seconds = taken.as_secs_f64();
     match result {

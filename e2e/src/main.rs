@@ -9,6 +9,7 @@ mod diagnosis;
 mod drive;
 mod figure;
 mod metrics;
+mod namespace;
 mod objects;
 mod probe;
 mod prober;
