@@ -304,7 +304,7 @@ fn announce(outcome: &Outcome) {
             );
         }
         Err(error) => println!(
-            "{:>9} {}: {seconds:.1} s\n{error:?}",
+            "{:>9} {}: {seconds:.1} s\n{error:#}",
             "FAILED", scenario.name
         ),
     }

@@ -1,6 +1,6 @@
 //! One HTTP client of the cache.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
@@ -79,6 +79,23 @@ impl Client {
             http,
             keep,
         })
+    }
+
+    /// Waits until something answers. A Service that was made a moment ago is known to every node a moment later.
+    ///
+    /// # Errors
+    /// When nothing does within `patience`.
+    pub(crate) async fn await_answer(&self, patience: Duration) -> Result<()> {
+        let until = Instant::now() + patience;
+        loop {
+            match self.send(Method::GET, "/health", None).await {
+                Ok(_) => return Ok(()),
+                Err(error) if Instant::now() >= until => {
+                    return Err(error.context("nothing answers"));
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+            }
+        }
     }
 
     /// `POST /cache` of one key.

@@ -34,7 +34,9 @@ const MISSING: &str = r#"{"error":"Key not found"}"#;
 /// When the URL is none, or nothing answers at all.
 pub(crate) async fn run(args: &Args) -> Result<ContractReport> {
     let client = Client::new(&args.url, Duration::from_secs(10), true)?;
-    await_answer(&client, Duration::from_secs(args.patience)).await?;
+    client
+        .await_answer(Duration::from_secs(args.patience))
+        .await?;
     super::announce();
     let mut checks = Checks {
         client,
@@ -48,19 +50,6 @@ pub(crate) async fn run(args: &Args) -> Result<ContractReport> {
     checks.routes().await;
     checks.health_and_stats().await;
     Ok(checks.report)
-}
-
-async fn await_answer(client: &Client, patience: Duration) -> Result<()> {
-    let until = Instant::now() + patience;
-    loop {
-        match client.send(Method::GET, "/health", None).await {
-            Ok(_) => return Ok(()),
-            Err(error) if Instant::now() >= until => {
-                return Err(error.context("nothing answers"));
-            }
-            Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
-        }
-    }
 }
 
 struct Checks {

@@ -53,6 +53,9 @@ pub(crate) struct BurstArgs {
     connections: Connections,
 }
 
+/// How long to wait for a first answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// What one worker does.
 #[derive(Clone, Copy, Debug)]
 struct Share {
@@ -114,6 +117,7 @@ async fn drive(
 ) -> Result<LoadReport> {
     let keeping = Client::new(url, timeout, true)?;
     let closing = Client::new(url, timeout, false)?;
+    closing.await_answer(PATIENCE).await?;
     super::announce();
     let start = Instant::now();
     let mut running = JoinSet::new();

@@ -60,6 +60,9 @@ enum Found {
 pub(crate) async fn run(args: &Args) -> Result<WriterReport> {
     let timeout = Duration::from_secs(10);
     let workers = args.workers.min(args.keys);
+    Client::new(&args.url, timeout, false)?
+        .await_answer(timeout)
+        .await?;
     super::announce();
     let start = Instant::now();
     let mut running = JoinSet::new();

@@ -36,6 +36,7 @@ async fn helm_test(ctx: &Ctx) -> Result<Vec<Figure>> {
         "--namespace",
         &settings.operator_namespace,
         "--timeout=180s",
+        "--logs",
     ];
     let said = settings.target.helm(&args, LIMIT).await?;
     ensure!(said.contains("Succeeded"), "helm test said: {said}");
