@@ -69,7 +69,9 @@ fn state(cache: &Value) -> (bool, String) {
             .count()
     });
     let wanted = cache["spec"]["shards"].as_u64().unwrap_or(0);
+    // The first of the reasons: the others go away with it more often than not.
     let message = condition["message"].as_str().unwrap_or_default();
+    let message = message.split("; ").next().unwrap_or_default();
     let detail = format!("{served}/{wanted} shards served; {message}");
     (is_current && condition["status"] == "True", detail)
 }
@@ -181,7 +183,7 @@ mod tests {
             "spec": {"shards": 3},
             "status": {
                 "observedGeneration": generation,
-                "conditions": [{"type": "Ready", "status": ready, "message": "forming"}],
+                "conditions": [{"type": "Ready", "status": ready, "message": "forming; and 2 more"}],
                 "shards": [{"name": "a", "primary": "a-0"}, {"name": "b"}],
             },
         })

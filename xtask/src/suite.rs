@@ -99,8 +99,8 @@ fn steps(run: &mut Run) -> Result<()> {
     run.step("testbed", || {
         up::start(&cluster, 3, images::ENGINES).map(|()| 1)
     })?;
-    run.step("schemas", || schemas(&cluster))?;
     run.step("quickstart", || up::deploy(&cluster).map(|()| 1))?;
+    run.step("schemas", || schemas(&cluster))?;
     run.step("contract on the cluster", || {
         contract::check(quickstart::reach(&cluster)?.address)
     })?;
@@ -108,25 +108,8 @@ fn steps(run: &mut Run) -> Result<()> {
     run.step("docker-compose", compose::check)
 }
 
-/// The API server's own opinion of everything that the chart and the manifests contain.
+/// The API server's own opinion of everything that the chart and the manifests contain. The CRD is installed by now.
 fn schemas(cluster: &Cluster) -> Result<usize> {
-    let mut namespace = cluster.kubectl()?;
-    cluster::feed(
-        namespace.args(["apply", "--server-side", "-f", "-"]),
-        &std::fs::read_to_string("manifests/base/namespace.yaml")?,
-    )?;
-    let mut crd = cluster.kubectl()?;
-    crd.args([
-        "apply",
-        "--server-side",
-        "--field-manager=helm",
-        "--force-conflicts",
-    ]);
-    command::output(crd.args(["-f", "manifests/base/crd.yaml"]))?;
-    let mut established = cluster.kubectl()?;
-    established.args(["wait", "--for=condition=Established", "--timeout=30s"]);
-    command::output(established.arg("crd/cacheclusters.cachecluster.io"))?;
-
     let mut helm = Command::new(testbed::program("helm")?);
     helm.args(["template", install::RELEASE, install::CHART])
         .args([
