@@ -14,6 +14,8 @@ use crate::{command, engine};
 pub(crate) const TAG: &str = "dev";
 /// Tag that the chart takes by default, so that a plain `helm install` finds the images, too.
 const RELEASE: &str = env!("CARGO_PKG_VERSION");
+/// One folder for each image, with what goes into it.
+const CONTEXTS: &str = "target/xtask/images";
 /// Marks what `down` may remove.
 const LABEL: &str = "io.cachecluster.checkout=true";
 /// What a cluster needs to run caches. `e2e` is the prober of the scenarios.
@@ -44,6 +46,12 @@ pub(crate) fn task() -> Result<()> {
 /// # Errors
 /// When cargo or the engine fails.
 pub(crate) fn build() -> Result<()> {
+    // Two at once would pull the files from under each other's feet. The lock goes with the process.
+    fs::create_dir_all(CONTEXTS)?;
+    let alone = fs::File::create(format!("{CONTEXTS}.lock"))?;
+    alone
+        .lock()
+        .context("wait for another task that builds images")?;
     step("building the binaries (cargo, release, static)", compile)?;
     step("building the images", || {
         NAMES.iter().try_for_each(|name| pack(name))
@@ -76,7 +84,7 @@ fn compile() -> Result<()> {
 
 fn pack(name: &str) -> Result<()> {
     let program = format!("cachecluster-{name}");
-    let context = PathBuf::from("target/xtask/images").join(name);
+    let context = PathBuf::from(CONTEXTS).join(name);
     fs::create_dir_all(&context)?;
     fs::copy(binary(&program)?, context.join(&program))
         .with_context(|| format!("copy {program}"))?;
