@@ -4,8 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use cachecluster_telemetry::Admin;
-use prometheus_client::registry::Registry;
+use cachecluster_telemetry::{Admin, process};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -32,8 +31,9 @@ pub async fn serve(
     board: Board,
     ended: CancellationToken,
 ) -> io::Result<()> {
-    let mut registry = Registry::with_prefix("cachecluster_redis");
-    registry.register_collector(Box::new(ServerMetrics::new(board.clone())));
+    let mut registry = process::registry();
+    let redis = registry.sub_registry_with_prefix("cachecluster_redis");
+    redis.register_collector(Box::new(ServerMetrics::new(board.clone())));
     let admin = Admin {
         registry: Arc::new(registry),
         liveness: board.liveness().clone(),

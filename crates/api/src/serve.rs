@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use cachecluster_telemetry::{Admin, Readiness};
+use cachecluster_telemetry::{Admin, Readiness, process};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -65,7 +65,7 @@ pub async fn run(
     listeners: Listeners,
     stop: CancellationToken,
 ) -> io::Result<()> {
-    let mut registry = Registry::default();
+    let mut registry = process::registry();
     let metrics = Arc::new(Metrics::register(&mut registry));
     match &settings.store {
         StoreSettings::Memory { limit } => {

@@ -189,7 +189,13 @@ async fn call(method: &str, url: &str, body: String) -> anyhow::Result<(http::St
         .body(Full::new(Bytes::from(body)))?;
     let what = format!("{method} {url}");
     let answer = timeout(REQUEST, async {
-        let response = client.request(asked).await?;
+        let response = loop {
+            match client.request(asked.clone()).await {
+                // Nodes learn of a new Service, and of its ready pods, a moment after the API server does.
+                Err(error) if error.is_connect() => sleep(LOOK).await,
+                other => break other?,
+            }
+        };
         let status = response.status();
         anyhow::Ok((status, response.into_body().collect().await?.to_bytes()))
     });

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use cachecluster_crd::Phase;
+use cachecluster_telemetry::process;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -57,29 +58,30 @@ impl Metrics {
     /// A registry that prints them.
     #[must_use]
     pub fn registry(&self) -> Registry {
-        let mut registry = Registry::with_prefix("cachecluster_operator");
-        registry.register(
+        let mut registry = process::registry();
+        let ours = registry.sub_registry_with_prefix("cachecluster_operator");
+        ours.register(
             "reconcile_duration_seconds",
             "Time of one pass over one cluster",
             self.passes.clone(),
         );
-        registry.register(
+        ours.register(
             "reconcile_errors",
             "Passes that failed, by the step that failed",
             self.errors.clone(),
         );
-        registry.register(
+        ours.register(
             "topology_actions",
             "Actions on live Redis nodes, by kind and outcome",
             self.actions.clone(),
         );
-        registry.register(
+        ours.register(
             "api_writes",
             "Writes to the API server, by kind of object",
             self.writes.clone(),
         );
-        registry.register("clusters", "Clusters, by phase", self.clusters.clone());
-        registry.register(
+        ours.register("clusters", "Clusters, by phase", self.clusters.clone());
+        ours.register(
             "leader",
             "1 while this replica is the leader",
             self.leader.clone(),

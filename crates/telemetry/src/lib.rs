@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod logs;
+pub mod process;
 pub mod shutdown;
 
 pub use admin::{Admin, Readiness};
