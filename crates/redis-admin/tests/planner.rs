@@ -54,6 +54,8 @@ impl Cluster {
                 Some(_) => Presence::Running,
                 None => Presence::Absent,
             },
+            // Kubernetes would take a while to notice what happens here.
+            vouched: place.server.is_some(),
             probe,
         });
         World {

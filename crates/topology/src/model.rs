@@ -177,6 +177,9 @@ pub struct Member {
     pub machine: Option<String>,
     /// What Kubernetes says of the pod.
     pub presence: Presence,
+    /// Whether Kubernetes says that the pod serves. Its kubelet looks from another place than we do: a server that is
+    /// silent to us and vouched for is cut off from us, not dead.
+    pub vouched: bool,
     /// What the server itself says.
     pub probe: Probe,
 }

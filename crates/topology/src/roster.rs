@@ -287,6 +287,18 @@ impl<'w> Roster<'w> {
         heard * 2 > owners.count() + gone.count()
     }
 
+    /// Whether silent owners of slots of whom Kubernetes says that they serve could be a majority among themselves.
+    pub(crate) fn majority_may_be_elsewhere(&self) -> bool {
+        let gone = self.strangers.iter().filter(|s| !s.slots.is_empty());
+        let vouched = gone
+            .clone()
+            .filter(|s| s.member.is_some_and(|member| member.vouched))
+            .count();
+        let owners = self.nodes.iter().filter(|n| !n.slots.is_empty()).count() + gone.count();
+        // Two primaries or one cannot outvote anybody: there, our own eyes and the replica's have to do.
+        owners >= 3 && vouched * 2 > owners
+    }
+
     /// Two members that say the same id: a copied volume. Nothing can be planned on such a world.
     pub(crate) fn twins(&self) -> Option<(&Node<'w>, &Node<'w>)> {
         let mut seen: BTreeMap<&NodeId, &Node<'w>> = BTreeMap::new();

@@ -95,6 +95,7 @@ fn world(cluster: &ValidatedCluster, observed: &Observed) -> World {
                     addr: None,
                     machine: None,
                     presence: Presence::Absent,
+                    vouched: false,
                     probe: Probe::Silent("there is no such pod".to_owned()),
                 });
             }

@@ -187,8 +187,18 @@ fn member(pod: &Pod) -> Option<Member> {
         addr,
         machine: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
         presence,
+        vouched: presence == Presence::Running && is_ready(pod),
         probe: Probe::Silent("not asked".to_owned()),
     })
+}
+
+/// Whether the pod's kubelet says that it serves. Once a kubelet itself is silent for a while, Kubernetes says no.
+fn is_ready(pod: &Pod) -> bool {
+    pod.status
+        .iter()
+        .filter_map(|status| status.conditions.as_ref())
+        .flatten()
+        .any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 /// Whether none of a pod's containers will run again.

@@ -17,14 +17,24 @@ pub(crate) fn force(roster: &Roster<'_>, waiting: &mut Vec<String>) -> Option<Ac
 
 /// Promotes without votes, where no majority of primaries can be heard.
 ///
-/// The fence: [`promotable`] has made sure that the old primary answers neither us nor any node that answers us, and
-/// its pod is gone or as silent as it. Clients reach nodes as we do, so nobody is left who writes to it.
-pub(crate) fn takeover(roster: &Roster<'_>, _: &mut Vec<String>) -> Option<Action> {
-    promotable(roster, &mut Vec::new())
-        .find(|replica| !roster.hears_majority(replica))
-        .map(|replica| Action::Takeover {
-            replica: replica.to_ref(),
-        })
+/// The fence: [`promotable`] has made sure that the old primary answers neither us nor any node that answers us. That
+/// may also be so because we, and they, are the ones cut off. So nothing is done while the silent primaries could be a
+/// majority that goes on without us, as far as Kubernetes can tell ([`Member::vouched`](crate::Member::vouched)).
+pub(crate) fn takeover(roster: &Roster<'_>, waiting: &mut Vec<String>) -> Option<Action> {
+    let mut unheard = Vec::new();
+    let replica =
+        promotable(roster, &mut unheard).find(|replica| !roster.hears_majority(replica))?;
+    if roster.majority_may_be_elsewhere() {
+        waiting.push(format!(
+            "{} is not promoted: a majority of the primaries is silent, but Kubernetes says that they serve; \
+             this operator may be the one that is cut off",
+            replica.member.name
+        ));
+        return None;
+    }
+    Some(replica).map(|replica| Action::Takeover {
+        replica: replica.to_ref(),
+    })
 }
 
 /// The best replica of each primary that is gone, in the order of shards.
@@ -123,6 +133,31 @@ mod tests {
             };
             assert_eq!(replica.name, "quickstart-shard-0-1");
         }
+    }
+
+    #[test]
+    fn who_may_be_cut_off_from_a_living_majority_promotes_nobody() {
+        let mut sim = formed(3, 1);
+        let cut_off = [(0, 0), (1, 1), (2, 0), (2, 1)];
+        for (shard, ordinal) in cut_off {
+            sim.set_visible(shard, ordinal, false);
+            sim.set_connected(shard, ordinal, false);
+        }
+        sim.gossip();
+        let planned = plan(&sim.world());
+        assert_eq!(planned.action, None);
+        let said = planned.waiting.join("; ");
+        assert!(said.contains("may be the one that is cut off"), "{said}");
+
+        // Their kubelets, or the lack of them, say otherwise after a while.
+        let mut world = sim.world();
+        for member in &mut world.members {
+            member.vouched = false;
+        }
+        assert!(matches!(
+            plan(&world).action,
+            Some(Action::Takeover { replica }) if replica.name == "quickstart-shard-0-1"
+        ));
     }
 
     #[test]

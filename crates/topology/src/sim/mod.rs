@@ -205,6 +205,8 @@ impl Place {
             addr: self.server.as_ref().filter(|_| exists).map(|s| s.addr),
             machine: exists.then(|| self.machine.clone()),
             presence: self.presence,
+            // A kubelet reaches its own pods whoever else is cut off from them.
+            vouched: self.presence == Presence::Running && self.running().is_some(),
             probe,
         }
     }
