@@ -51,7 +51,7 @@ pub fn decide(cluster: &ValidatedCluster, observed: &Observed) -> Plan {
         mut action,
         mut waiting,
     } = plan(&world);
-    let pods = surplus(cluster, &world, &mut waiting);
+    let pods = surplus(cluster, &world, &health, &mut waiting);
     if action.is_none() {
         action = hand_over(&world, &health);
     }
@@ -109,10 +109,11 @@ fn world(cluster: &ValidatedCluster, observed: &Observed) -> World {
 }
 
 /// Shards that have to keep pods which the spec does not want any more: a StatefulSet removes its highest ordinals,
-/// and one of them still owns slots, or runs and cannot say whether it does.
+/// and one of them may hold the only copy of the shard's keys.
 fn surplus(
     cluster: &ValidatedCluster,
     world: &World,
+    health: &Health,
     waiting: &mut Vec<String>,
 ) -> BTreeMap<u32, u32> {
     let mut pods = BTreeMap::new();
@@ -121,17 +122,49 @@ fn surplus(
         .iter()
         .filter(|member| member.shard < cluster.shards && member.ordinal > cluster.replicas);
     for member in unwanted {
-        let needed = match member.view() {
-            Some(view) => !view.slots.is_empty(),
-            None => member.presence == Presence::Running,
-        };
-        if needed {
-            waiting.push(format!("{} is removed when it owns no slots", member.name));
+        if let Some(reason) = needed(member, world, health) {
+            waiting.push(format!("{} is removed when {reason}", member.name));
             let kept = pods.entry(member.shard).or_insert(0);
             *kept = (member.ordinal + 1).max(*kept);
         }
     }
     pods
+}
+
+/// What has to come before a surplus pod may go, if anything.
+fn needed(member: &Member, world: &World, health: &Health) -> Option<&'static str> {
+    if member.presence == Presence::Absent {
+        return None;
+    }
+    if member.view().is_some_and(|view| !view.slots.is_empty()) {
+        return Some("it owns no slots");
+    }
+    if !has_lasting_primary(member.shard, world, health) {
+        return Some("its shard has a primary that stays");
+    }
+    // One that is silent may think that it owns slots, or be thought to. Without its own account, everybody else's
+    // has to leave nothing for it. One that is told to go already is not called back for that.
+    let silent = member.view().is_none() && member.presence != Presence::Terminating;
+    (silent && !(health.is_serving() && health.agreed))
+        .then_some("it answers, or all slots are served without it")
+}
+
+/// Whether the shard's slots have an owner that answers with its data, on a place that is wanted.
+fn has_lasting_primary(shard: u32, world: &World, health: &Health) -> bool {
+    let primary = health
+        .shards
+        .iter()
+        .find(|health| health.index == shard)
+        .and_then(|health| health.primary.as_ref());
+    primary.is_some_and(|primary| {
+        world.members.iter().any(|member| {
+            member.name == primary.name
+                && member.is_wanted(world)
+                && member
+                    .view()
+                    .is_some_and(|view| !view.slots.is_empty() && !view.loading)
+        })
+    })
 }
 
 /// A primary whose place is not wanted any more hands over, without loss, to a replica that stays.
@@ -239,6 +272,44 @@ mod tests {
             &world(sim.world()),
         );
         assert_eq!(plan.pods, BTreeMap::from([(0, 3)]));
+    }
+
+    #[test]
+    fn the_last_copy_stays_though_it_owns_nothing() {
+        // The only primary is gone; what is left is a replica whose place is not wanted.
+        let mut sim = formed(1, 1);
+        let primary = assess(&sim.world()).shards[0].primary.clone().unwrap();
+        assert!(primary.name.ends_with("-0"));
+        sim.kill(0, 0);
+        let cluster = valid(json!({"shards": 1, "replicas": 0}));
+        let plan = decide(&cluster, &world(sim.world()));
+        assert_eq!(plan.pods, BTreeMap::from([(0, 2)]));
+        let told = "quickstart-shard-0-1 is removed when its shard has a primary that stays";
+        assert!(
+            plan.waiting.iter().any(|line| line == told),
+            "{:?}",
+            plan.waiting
+        );
+    }
+
+    #[test]
+    fn a_surplus_pod_that_crashes_stays_while_slots_are_unserved() {
+        let silent = |mut observed: Observed| {
+            let member = &mut observed.members[..];
+            let last = member.iter_mut().find(|m| m.name.ends_with("-0-1"));
+            let last = last.unwrap();
+            last.presence = Presence::Starting;
+            last.probe = Probe::Silent("connection refused".to_owned());
+            observed
+        };
+        let cluster = valid(json!({"replicas": 0}));
+        let mut sim = formed(3, 1);
+        let whole = decide(&cluster, &silent(world(sim.world())));
+        assert!(whole.pods.is_empty());
+        sim.kill(2, 0);
+        sim.kill(2, 1);
+        let torn = decide(&cluster, &silent(world(sim.world())));
+        assert_eq!(torn.pods.get(&0), Some(&2));
     }
 
     #[test]
