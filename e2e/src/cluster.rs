@@ -41,6 +41,8 @@ pub(crate) struct Settings {
     pub(crate) manifests: PathBuf,
     /// How long the idle cluster is watched.
     pub(crate) idle: Duration,
+    /// The testbed's command, if the cluster is one.
+    pub(crate) testbed: Option<PathBuf>,
 }
 
 /// How long a small cluster may take to become ready on a busy machine.

@@ -1,6 +1,6 @@
 //! `kubectl` and `helm`, for what users do with them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -60,6 +60,14 @@ impl Target {
         }
         run(command.args(args), None, limit).await
     }
+}
+
+/// Any program with these arguments: what it printed.
+///
+/// # Errors
+/// When it cannot be started, fails, or takes longer than `limit`.
+pub(crate) async fn program(path: &Path, args: &[&str], limit: Duration) -> Result<String> {
+    run(Command::new(path).args(args), None, limit).await
 }
 
 async fn run(command: &mut Command, input: Option<&str>, limit: Duration) -> Result<String> {

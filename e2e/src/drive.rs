@@ -18,7 +18,7 @@ use crate::diagnosis;
 use crate::figure::Figure;
 use crate::namespace;
 use crate::objects::Kinds;
-use crate::scenarios::{self, Scenario, Turn};
+use crate::scenarios::{self, Place, Scenario, Turn};
 
 /// `run`
 #[derive(Debug, clap::Args)]
@@ -53,6 +53,9 @@ pub(crate) struct Args {
     /// The kustomizations and examples
     #[arg(long, default_value = "manifests")]
     manifests: PathBuf,
+    /// The testbed's command (`testbed/cluster`), if the cluster is the testbed: nodes lose their power then
+    #[arg(long)]
+    testbed: Option<PathBuf>,
     /// Scenarios at a time, where they do not disturb each other
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=32))]
     parallel: u16,
@@ -115,12 +118,15 @@ pub(crate) fn list() {
 /// # Errors
 /// When the cluster cannot be reached, the operator is not there, or the filter fits nothing.
 pub(crate) async fn run(args: Args) -> Result<bool> {
-    let chosen: Vec<Scenario> = scenarios::all()
+    let (chosen, elsewhere): (Vec<Scenario>, Vec<Scenario>) = scenarios::all()
         .into_iter()
         .filter(|scenario| is_chosen(scenario.name, &args.filter))
-        .collect();
-    if chosen.is_empty() {
+        .partition(|scenario| scenario.place == Place::Anywhere || args.testbed.is_some());
+    if chosen.is_empty() && elsewhere.is_empty() {
         bail!("no scenario's name contains any of {:?}", args.filter);
+    }
+    if chosen.is_empty() {
+        bail!("what was chosen runs only on the testbed");
     }
     let client = connect(&args).await?;
     let settings = Settings {
@@ -135,6 +141,7 @@ pub(crate) async fn run(args: Args) -> Result<bool> {
         chart: args.chart,
         manifests: args.manifests,
         idle: Duration::from_secs(args.idle_seconds),
+        testbed: args.testbed,
     };
     await_operator(&client, &settings.operator_namespace).await?;
     let (interrupt, interrupted) = watch::channel(false);
@@ -174,7 +181,7 @@ pub(crate) async fn run(args: Args) -> Result<bool> {
         }
         futures::future::join_all(outcomes.iter_mut().map(Outcome::clean)).await;
     }
-    Ok(summarize(&outcomes, start.elapsed()))
+    Ok(summarize(&outcomes, &elsewhere, start.elapsed()))
 }
 
 fn is_chosen(name: &str, filter: &[String]) -> bool {
@@ -310,7 +317,8 @@ fn announce(outcome: &Outcome) {
     }
 }
 
-fn summarize(outcomes: &[Outcome], taken: Duration) -> bool {
+/// Prints the table; true if nothing failed. What cannot run here is told and counts as nothing.
+fn summarize(outcomes: &[Outcome], elsewhere: &[Scenario], taken: Duration) -> bool {
     println!("\n{:<28} {:<7} {:>7}  figures", "scenario", "", "seconds");
     let mut failed = 0;
     for outcome in outcomes {
@@ -331,6 +339,9 @@ fn summarize(outcomes: &[Outcome], taken: Duration) -> bool {
                 println!("{name:<28} {:<7} {seconds:>7.1}  {why}", "FAILED");
             }
         }
+    }
+    for scenario in elsewhere {
+        println!("{:<28} not on this cluster", scenario.name);
     }
     println!("{:<28} {:<7} {:>7.1}", "all", "", taken.as_secs_f64());
     println!("{} passed, {failed} failed", outcomes.len() - failed);

@@ -41,6 +41,12 @@ impl Figure {
         Self::number(name, bytes as f64 / f64::from(1 << 20), "MiB")
     }
 
+    /// The same, in a unit.
+    pub(crate) fn unit(mut self, unit: &'static str) -> Self {
+        self.unit = unit;
+        self
+    }
+
     /// The same, meant to be at most `bound`.
     pub(crate) fn at_most(mut self, bound: f64) -> Self {
         self.bound = Some(bound);

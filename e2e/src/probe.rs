@@ -29,12 +29,29 @@ impl Ctx {
     /// # Errors
     /// When the pod is refused.
     pub(crate) async fn probe(&self, args: &[&str]) -> Result<Probe<'_>> {
-        self.probe_as(args, None).await
+        self.probe_as(args, None, None).await
+    }
+
+    /// Starts a prober on any node but the one named.
+    ///
+    /// # Errors
+    /// When the pod is refused.
+    pub(crate) async fn probe_away_from(
+        &self,
+        args: &[&str],
+        node: Option<&str>,
+    ) -> Result<Probe<'_>> {
+        self.probe_as(args, None, node).await
     }
 
     /// Starts a prober; with a cluster's name, one that is a Redis client of it: it has the password as a file and the
     /// labels that the cluster's network policy lets in.
-    async fn probe_as(&self, args: &[&str], cluster: Option<&str>) -> Result<Probe<'_>> {
+    async fn probe_as(
+        &self,
+        args: &[&str],
+        cluster: Option<&str>,
+        avoid: Option<&str>,
+    ) -> Result<Probe<'_>> {
         let number = self.probes.fetch_add(1, Ordering::Relaxed);
         let what = args.first().copied().unwrap_or("prober");
         let name = format!("probe-{number}-{what}");
@@ -77,6 +94,14 @@ impl Ctx {
             pod["spec"]["volumes"] = json!([{"name": "auth", "secret": secret}]);
             pod["spec"]["containers"][0]["volumeMounts"] =
                 json!([{"name": "auth", "mountPath": paths::AUTH_DIR, "readOnly": true}]);
+        }
+        if let Some(node) = avoid {
+            let elsewhere = json!({"key": "metadata.name", "operator": "NotIn", "values": [node]});
+            pod["spec"]["affinity"]["nodeAffinity"] = json!({
+                "requiredDuringSchedulingIgnoredDuringExecution": {
+                    "nodeSelectorTerms": [{"matchFields": [elsewhere]}],
+                },
+            });
         }
         let pod: Pod = serde_json::from_value(pod).context("the prober's pod")?;
         self.api::<Pod>()
@@ -160,7 +185,7 @@ impl Ctx {
         if primary {
             args.extend(["--primary-url", &primary_url]);
         }
-        let probe = self.probe_as(&args, Some(cluster)).await?;
+        let probe = self.probe_as(&args, Some(cluster), None).await?;
         let report: RedisReport = probe.report(Duration::from_secs(60)).await?;
         if !report.failures.is_empty() {
             bail!("Redis clients of {cluster}: {}", report.failures.join("\n"));

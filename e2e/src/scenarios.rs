@@ -5,6 +5,7 @@ mod deletion;
 mod idle;
 mod kustomize;
 mod operator;
+mod power;
 mod quickstart;
 mod refusal;
 mod repair;
@@ -33,6 +34,15 @@ pub(crate) enum Turn {
     Last,
 }
 
+/// Where a scenario may run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// On any cluster.
+    Anywhere,
+    /// Only where nodes can be powered off: on the testbed.
+    Testbed,
+}
+
 /// A scenario: what is promised, and the proof.
 #[derive(Clone)]
 pub(crate) struct Scenario {
@@ -42,6 +52,8 @@ pub(crate) struct Scenario {
     pub(crate) promise: &'static str,
     /// When it may run.
     pub(crate) turn: Turn,
+    /// Where it may run.
+    pub(crate) place: Place,
     /// Proves it: the figures it measured, or how the promise was broken.
     pub(crate) run: Proof,
 }
@@ -55,8 +67,15 @@ impl Scenario {
             name,
             promise,
             turn,
+            place: Place::Anywhere,
             run,
         }
+    }
+
+    /// The same, for one place only.
+    fn only(mut self, place: Place) -> Self {
+        self.place = place;
+        self
     }
 }
 
@@ -78,6 +97,8 @@ pub(crate) fn all() -> Vec<Scenario> {
         operator::scenarios(),
         chart::scenarios(),
         kustomize::scenarios(),
+        // The last, so that pods of a node that was away disturb nobody.
+        power::scenarios(),
     ]
     .concat()
 }

@@ -85,7 +85,10 @@ fn steps(run: &mut Run) -> Result<()> {
         command::run("helm-lint", helm.args(["lint", "--strict", install::CHART]))?;
         Ok(1)
     })?;
-    run.step("images", || images::build().map(|()| 1))?;
+    run.step("images", || {
+        images::build()?;
+        images::check_sizes()
+    })?;
     run.step("public images", || {
         images::ensure_public(images::ENGINES).map(|()| 0)
     })?;
@@ -173,6 +176,9 @@ fn scenario_command(cluster: &Cluster, filter: &[String]) -> Result<Command> {
     e2e.arg("run").env("PATH", cluster::path_with_clients()?);
     if let Some(kubeconfig) = cluster.kubeconfig()? {
         e2e.arg("--kubeconfig").arg(kubeconfig);
+    }
+    if matches!(cluster, Cluster::Testbed) {
+        e2e.arg("--testbed").arg(testbed::SCRIPT);
     }
     e2e.args(filter);
     Ok(e2e)

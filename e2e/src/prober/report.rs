@@ -46,6 +46,12 @@ pub(crate) struct WriterReport {
     pub(crate) failed: u64,
     /// Keys whose value at the end is older than the last acknowledged one, or gone.
     pub(crate) lost: u64,
+    /// When the first of those was acknowledged, in milliseconds since 1970.
+    #[serde(default)]
+    pub(crate) lost_first_ms: Option<i64>,
+    /// When the last of those was acknowledged.
+    #[serde(default)]
+    pub(crate) lost_last_ms: Option<i64>,
     /// Keys that could not be read at the end.
     pub(crate) unread: u64,
     /// Longest time between two acknowledgements, in milliseconds.

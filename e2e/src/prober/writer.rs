@@ -2,7 +2,8 @@
 //!
 //! Each key belongs to one worker, which writes increasing numbers to it and notes every acknowledgement. At the end
 //! each key is read back: a value below the last acknowledged one is a lost write. A value above it is none, because a
-//! write whose answer did not arrive may have been done.
+//! write whose answer did not arrive may have been done. With as many keys as there are writes, each key is written once
+//! and every single write is checked; with fewer, a later write covers the loss of an earlier one.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -42,14 +43,22 @@ pub(crate) struct Args {
 #[derive(Clone, Debug)]
 struct Written {
     key: String,
-    acked: Option<u64>,
+    acked: Option<Acked>,
+}
+
+/// The last acknowledged write of a key.
+#[derive(Clone, Copy, Debug)]
+struct Acked {
+    number: u64,
+    /// When the acknowledgement arrived, in milliseconds since 1970.
+    at_ms: i64,
 }
 
 /// How a key was found at the end.
 #[derive(Debug, PartialEq, Eq)]
 enum Found {
     Kept,
-    Lost(String),
+    Lost { at_ms: i64, how: String },
     Unread(String),
 }
 
@@ -97,8 +106,10 @@ pub(crate) async fn run(args: &Args) -> Result<WriterReport> {
     for found in found {
         match found {
             Found::Kept => {}
-            Found::Lost(how) => {
+            Found::Lost { at_ms, how } => {
                 report.lost += 1;
+                report.lost_first_ms = Some(report.lost_first_ms.map_or(at_ms, |t| t.min(at_ms)));
+                report.lost_last_ms = report.lost_last_ms.max(Some(at_ms));
                 note(&mut report.examples, [how]);
             }
             Found::Unread(how) => {
@@ -156,7 +167,10 @@ async fn write(
         match answer {
             Ok(answer) if answer.status == 200 => {
                 tally.acked += 1;
-                tally.written[index].acked = Some(number);
+                tally.written[index].acked = Some(Acked {
+                    number,
+                    at_ms: jiff::Timestamp::now().as_millisecond(),
+                });
                 tally.pace.note(start.elapsed(), sent.elapsed());
             }
             Ok(answer) => {
@@ -193,17 +207,18 @@ async fn read_back(client: Arc<Client>, written: Written, until: Instant) -> Fou
 
 /// Whether the value read at the end is at least as new as the last acknowledged write.
 fn judge(written: &Written, value: Option<&str>) -> Found {
-    let Some(acked) = written.acked else {
+    let Some(Acked { number, at_ms }) = written.acked else {
         return Found::Kept;
     };
+    let there = match value.map(str::parse::<u64>) {
+        Some(Ok(read)) if read >= number => return Found::Kept,
+        Some(_) => format!("{value:?} is there"),
+        None => "nothing is there".to_owned(),
+    };
     let key = &written.key;
-    match value.map(str::parse::<u64>) {
-        Some(Ok(read)) if read >= acked => Found::Kept,
-        Some(Ok(read)) => Found::Lost(format!("{key}: {acked} was acknowledged, {read} is there")),
-        Some(Err(_)) => Found::Lost(format!(
-            "{key}: {acked} was acknowledged, {value:?} is there"
-        )),
-        None => Found::Lost(format!("{key}: {acked} was acknowledged, nothing is there")),
+    Found::Lost {
+        at_ms,
+        how: format!("{key}: {number} was acknowledged at {at_ms}, {there}"),
     }
 }
 
@@ -213,15 +228,18 @@ mod tests {
 
     #[test]
     fn an_acknowledged_write_is_lost_if_an_older_value_or_none_is_there() {
-        let acked = |acked| Written {
+        let acked = |number: Option<u64>| Written {
             key: "k".to_owned(),
-            acked,
+            acked: number.map(|number| Acked { number, at_ms: 7 }),
         };
         assert_eq!(judge(&acked(Some(5)), Some("5")), Found::Kept);
         assert_eq!(judge(&acked(Some(5)), Some("6")), Found::Kept);
         assert_eq!(judge(&acked(None), None), Found::Kept);
         for value in [Some("4"), Some("other"), None] {
-            assert!(matches!(judge(&acked(Some(5)), value), Found::Lost(_)));
+            assert!(matches!(
+                judge(&acked(Some(5)), value),
+                Found::Lost { at_ms: 7, .. }
+            ));
         }
     }
 }

@@ -1,0 +1,232 @@
+//! A node loses its power.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use cachecluster_contract::labels;
+use cachecluster_crd::CacheClusterStatus;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::ResourceExt;
+use kube::api::{Api, ListParams};
+
+use super::survival::{lost_only_at, now_ms, start_writer, whole};
+use super::{Place, Scenario, Turn};
+use crate::cluster::{Ctx, READY, is_pod_ready, small};
+use crate::command::program;
+use crate::figure::Figure;
+use crate::prober::report::WriterReport;
+
+pub(super) fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario::new(
+            "node-power-off",
+            Turn::Last,
+            "a node with a primary loses its power: within a minute all slots are served again, only unreplicated writes are lost, and with the node the cluster is whole again",
+            |ctx| Box::pin(node_power_off(ctx)),
+        )
+        .only(Place::Testbed),
+    ]
+}
+
+/// How long writes go on: longer than Kubernetes takes to leave out the API pod of a lost node.
+const SECONDS: u64 = 40;
+/// Within this time all slots are to be served again.
+const SERVED: Duration = Duration::from_secs(60);
+/// Hash slots of a cluster.
+const SLOTS: usize = 16384;
+
+async fn node_power_off(ctx: &Ctx) -> Result<Vec<Figure>> {
+    ctx.create_ready("darkened", small(3, 1)).await?;
+    ctx.write_keys("darkened", 500).await?;
+    let node = victim(ctx).await?;
+    let gone: BTreeSet<String> = ctx
+        .pods("darkened", labels::COMPONENT_REDIS)
+        .await?
+        .iter()
+        .filter(|pod| node_of(pod) == Some(&node))
+        .map(ResourceExt::name_any)
+        .collect();
+    let writer = start_writer(ctx, "darkened", SECONDS, Some(&node)).await?;
+    writer.started().await?;
+
+    let start = Instant::now();
+    let began = now_ms();
+    let cut = PowerCut::of(ctx, &node).await?;
+    let crash = began..=now_ms();
+    let on_the_rest = |status: &CacheClusterStatus| {
+        let primaries = status.shards.iter().map(|shard| shard.primary.as_ref());
+        let living = primaries
+            .into_iter()
+            .all(|primary| primary.is_some_and(|primary| !gone.contains(primary)));
+        living && slots(status) == SLOTS
+    };
+    ctx.cluster_when("darkened", "serves all slots again", SERVED, |cluster| {
+        cluster.status.as_ref().is_some_and(on_the_rest)
+    })
+    .await?;
+    let served = start.elapsed();
+    let writer: WriterReport = writer.report(Duration::from_secs(SECONDS + 90)).await?;
+    ensure!(
+        writer.acked > 500,
+        "too few writes to say anything: {writer:?}"
+    );
+    lost_only_at(&writer, crash)?;
+    let keys = ctx.read_keys("darkened", 500).await?;
+    ensure!(keys.absent == 0, "keys were lost: {keys:?}");
+
+    let start = Instant::now();
+    cut.end(ctx).await?;
+    whole(ctx, "darkened", 1).await?;
+    let again = start.elapsed();
+    ctx.eventually("the operator's pods are back", READY, async || {
+        let pods = ctx.operator_pods().await?;
+        ensure!(pods.iter().all(is_pod_ready), "some are not ready");
+        Ok(())
+    })
+    .await?;
+    ctx.contract("darkened").await?;
+    Ok(vec![
+        Figure::seconds("all slots served after", served).at_most(SERVED.as_secs_f64()),
+        Figure::count("longest gap between writes", writer.gap_ms).unit("ms"),
+        Figure::count("writes failed", writer.failed),
+        Figure::count("of", writer.acked + writer.failed),
+        Figure::count("writes lost", writer.lost),
+        Figure::seconds("whole after the node's return", again),
+    ])
+}
+
+/// The slots that the status tells, e.g. `0-5460,6000`.
+fn slots(status: &CacheClusterStatus) -> usize {
+    let ranges = status
+        .shards
+        .iter()
+        .flat_map(|shard| shard.slots.split([',', ' ']));
+    ranges
+        .filter_map(|range| {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            let (first, last) = (first.parse::<usize>().ok()?, last.parse::<usize>().ok()?);
+            (last + 1).checked_sub(first)
+        })
+        .sum()
+}
+
+fn node_of(pod: &Pod) -> Option<&String> {
+    pod.spec.as_ref()?.node_name.as_ref()
+}
+
+/// A node that holds a primary, but neither all pods of a shard nor the only ready pod of the operator or the API.
+async fn victim(ctx: &Ctx) -> Result<String> {
+    let cluster = ctx.ready("darkened", READY).await?;
+    let shards = cluster.status.unwrap_or_default().shards;
+    let redis = ctx.pods("darkened", labels::COMPONENT_REDIS).await?;
+    let needed = [
+        ctx.operator_pods().await?,
+        ctx.pods("darkened", labels::COMPONENT_API).await?,
+    ];
+    let at = |name: &String| {
+        redis
+            .iter()
+            .find(|pod| pod.name_any() == *name)
+            .and_then(node_of)
+    };
+    let mut nodes: Vec<&String> = shards
+        .iter()
+        .filter_map(|shard| at(shard.primary.as_ref()?))
+        .collect();
+    nodes.retain(|node| {
+        let serves_on = needed.iter().all(|pods| {
+            pods.iter()
+                .any(|pod| is_pod_ready(pod) && node_of(pod) != Some(node))
+        });
+        let copies = shards.iter().all(|shard| {
+            let mut pods = shard.primary.iter().chain(&shard.replicas);
+            pods.any(|pod| at(pod) != Some(node))
+        });
+        serves_on && copies
+    });
+    match nodes.first() {
+        Some(node) => Ok((*node).clone()),
+        None => bail!("every node with a primary holds something that is nowhere else"),
+    }
+}
+
+/// A node without power. It gets it back also if the scenario fails or is cut short.
+struct PowerCut {
+    testbed: PathBuf,
+    number: String,
+    node: String,
+    over: bool,
+}
+
+impl PowerCut {
+    async fn of(ctx: &Ctx, node: &str) -> Result<Self> {
+        let testbed = ctx.settings.testbed.clone().context("no testbed")?;
+        let number = node
+            .strip_prefix("node")
+            .with_context(|| format!("{node} is no node of the testbed"))?;
+        let cut = Self {
+            testbed,
+            number: number.to_owned(),
+            node: node.to_owned(),
+            over: false,
+        };
+        let limit = Duration::from_secs(30);
+        program(&cut.testbed, &["kill-node", number], limit).await?;
+        Ok(cut)
+    }
+
+    async fn end(mut self, ctx: &Ctx) -> Result<()> {
+        let limit = Duration::from_secs(60);
+        program(&self.testbed, &["start-node", &self.number], limit).await?;
+        self.over = true;
+        let nodes = Api::<Node>::all(ctx.client.clone());
+        ctx.eventually("all nodes are ready", READY, async || {
+            let nodes = nodes.list(&ListParams::default()).await?;
+            let ready = nodes.iter().all(|node| {
+                let conditions = node.status.iter().flat_map(|status| &status.conditions);
+                conditions
+                    .flatten()
+                    .any(|c| c.type_ == "Ready" && c.status == "True")
+            });
+            ensure!(ready, "{} or another is not", self.node);
+            Ok(())
+        })
+        .await
+    }
+}
+
+impl Drop for PowerCut {
+    fn drop(&mut self) {
+        if !self.over {
+            let started = Command::new(&self.testbed)
+                .args(["start-node", &self.number])
+                .status();
+            if !started.is_ok_and(|status| status.success()) {
+                eprintln!("{} could not be started again", self.node);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cachecluster_crd::ShardStatus;
+
+    use super::*;
+
+    #[test]
+    fn slots_are_counted_over_ranges_and_shards() {
+        let shard = |slots: &str| ShardStatus {
+            slots: slots.to_owned(),
+            ..ShardStatus::default()
+        };
+        let status = CacheClusterStatus {
+            shards: vec![shard("0-5460"), shard("5461-10922, 10924"), shard("")],
+            ..CacheClusterStatus::default()
+        };
+        assert_eq!(slots(&status), 10_924);
+    }
+}
