@@ -66,10 +66,16 @@ impl Cluster {
     pub(crate) fn down(&self) -> Result<()> {
         match self {
             Self::Context(_) => Ok(()),
-            Self::Kind => command::run(
-                "kind-down",
-                &mut kind(["delete", "cluster", "--name", KIND]),
-            ),
+            Self::Kind => {
+                command::run(
+                    "kind-down",
+                    &mut kind(["delete", "cluster", "--name", KIND]),
+                )?;
+                match std::fs::remove_file(kind_kubeconfig_path()?) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+                    _ => Ok(()),
+                }
+            }
             Self::Testbed => testbed::down(),
         }
     }
@@ -165,8 +171,12 @@ fn kind_up(nodes: u32) -> Result<()> {
     Ok(())
 }
 
+fn kind_kubeconfig_path() -> Result<PathBuf> {
+    Ok(place::cache()?.join("kind.kubeconfig"))
+}
+
 fn kind_kubeconfig() -> Result<PathBuf> {
-    let path = place::cache()?.join("kind.kubeconfig");
+    let path = kind_kubeconfig_path()?;
     let text = command::output(&mut kind(["get", "kubeconfig", "--name", KIND]))?;
     std::fs::create_dir_all(place::cache()?)?;
     std::fs::write(&path, text)?;

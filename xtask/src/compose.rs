@@ -17,6 +17,8 @@ pub(crate) const IMAGE: &str = "cachecluster/api:compose";
 
 /// `cargo xtask compose`
 pub(crate) fn task() -> Result<()> {
+    engine::ensure()?;
+    images::build()?;
     let checks = check()?;
     println!("{checks} answers as the contract has them");
     Ok(())

@@ -1,98 +1,55 @@
-//! The legacy HTTP contract, as a client sees it.
+//! The HTTP contract, as the prober of the scenarios states it.
 
 use std::net::SocketAddr;
+use std::process::{Command, Stdio};
 
-use anyhow::{Result, bail};
-use serde_json::{Value, json};
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
-use crate::http::request;
+use crate::images;
 
-/// Goes through every answer that the contract promises; the number of checks made.
+/// Lets the prober make every statement of the contract; the number of those that held.
 ///
 /// # Errors
-/// At the first answer that differs, with what was sent, expected and received.
+/// When one did not, with what was seen instead; when nothing answers within a minute, or the prober was not built.
 pub(crate) fn check(api: SocketAddr) -> Result<usize> {
-    let not_found = json!({"error": "Key not found"});
-    let exact = [
-        (
-            "POST",
-            "/cache",
-            Some(r#"{"key":"test","value":"123"}"#),
-            200,
-            json!({"message": "Cache set successfully!"}),
-        ),
-        (
-            "GET",
-            "/cache/test",
-            None,
-            200,
-            json!({"key": "test", "value": "123"}),
-        ),
-        (
-            "POST",
-            "/cache",
-            Some(r#"{"key":"test","value":"456","ttl_seconds":60}"#),
-            200,
-            json!({"message": "Cache set successfully!"}),
-        ),
-        (
-            "GET",
-            "/cache/test",
-            None,
-            200,
-            json!({"key": "test", "value": "456"}),
-        ),
-        (
-            "DELETE",
-            "/cache/test",
-            None,
-            200,
-            json!({"message": "Key deleted"}),
-        ),
-        ("DELETE", "/cache/test", None, 404, not_found.clone()),
-        ("GET", "/cache/test", None, 404, not_found),
-    ];
-    for (method, path, body, status, expected) in &exact {
-        let answer = request(api, method, path, *body)?;
-        let said: Value = serde_json::from_str(&answer.body).unwrap_or_default();
-        if answer.status != *status || said != *expected {
-            bail!(
-                "{method} {path} {} must answer {status} {expected}, but answered {} {}",
-                body.unwrap_or_default(),
-                answer.status,
-                answer.body
-            );
-        }
+    let program = images::binary("cachecluster-e2e")?;
+    let url = format!("http://{api}");
+    let output = Command::new(&program)
+        .args(["prober", "contract", "--patience", "60", "--url", &url])
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("start {}", program.display()))?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    judge(&said).with_context(|| format!("the contract at {url}: {}", complaint.trim()))
+}
+
+/// Reads the report, the last line.
+fn judge(said: &str) -> Result<usize> {
+    let last = said.lines().last().context("the prober said nothing")?;
+    let report: Value = serde_json::from_str(last).context("the prober made no report")?;
+    let passed = report["passed"].as_u64().context("no number of checks")?;
+    let failures = report["failures"].as_array().context("no failures")?;
+    if !failures.is_empty() || passed == 0 {
+        let failures: Vec<_> = failures.iter().map(ToString::to_string).collect();
+        bail!("{passed} statements held; {}", failures.join("\n"));
     }
-    let refused = [
-        "no json",
-        "{}",
-        r#"{"value":"1"}"#,
-        r#"{"key":"","value":"1"}"#,
-        r#"{"key":"k","value":{"a":1}}"#,
-        r#"{"key":"k","value":"1","ttl_seconds":0}"#,
-        r#"{"key":"k","value":"1","ttl_seconds":-5}"#,
-    ];
-    for body in refused {
-        let answer = request(api, "POST", "/cache", Some(body))?;
-        let said: Value = serde_json::from_str(&answer.body).unwrap_or_default();
-        if answer.status != 400 || said["error"].as_str().is_none_or(str::is_empty) {
-            bail!(
-                "POST /cache {body} must answer 400 with an error, but answered {} {}",
-                answer.status,
-                answer.body
-            );
-        }
+    Ok(usize::try_from(passed)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::judge;
+
+    #[test]
+    fn only_a_report_without_failures_passes() {
+        let started = "{\"event\":\"started\"}";
+        let with = |report: &str| judge(&format!("{started}\n{report}\n"));
+        assert_eq!(with(r#"{"passed":63,"failures":[]}"#).unwrap(), 63);
+        assert!(with(r#"{"passed":62,"failures":["GET"]}"#).is_err());
+        assert!(with(r#"{"passed":0,"failures":[]}"#).is_err());
+        assert!(judge(started).is_err());
+        assert!(judge("").is_err());
     }
-    for path in ["/health", "/stats"] {
-        let answer = request(api, "GET", path, None)?;
-        if answer.status != 200 || serde_json::from_str::<Value>(&answer.body).is_err() {
-            bail!(
-                "GET {path} must answer 200 with JSON, but answered {} {}",
-                answer.status,
-                answer.body
-            );
-        }
-    }
-    Ok(exact.len() + refused.len() + 2)
 }

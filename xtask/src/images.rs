@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::progress::step;
 use crate::{command, engine};
@@ -20,6 +20,10 @@ const CONTEXTS: &str = "target/xtask/images";
 const LABEL: &str = "io.cachecluster.checkout=true";
 /// What a cluster needs to run caches. `e2e` is the prober of the scenarios.
 const NAMES: &[&str] = &["operator", "api", "agent", "e2e"];
+/// Those of them that users pull.
+const SHIPPED: &[&str] = &["operator", "api", "agent"];
+/// Bytes that such an image may have.
+const LARGEST: u64 = 20 << 20;
 
 /// The engine that caches run by default.
 pub(crate) const DEFAULT_ENGINE: &str = "redis:8.2";
@@ -38,7 +42,43 @@ pub(crate) fn task() -> Result<()> {
     for name in all() {
         println!("{name}");
     }
+    check_sizes()?;
     Ok(())
+}
+
+/// Prints the size of each image that a cluster runs, and fails if one is above its bound; how many there are.
+///
+/// # Errors
+/// When one is too large or was not built.
+pub(crate) fn check_sizes() -> Result<usize> {
+    let mut too_large = Vec::new();
+    for name in SHIPPED {
+        let image = format!("cachecluster/{name}:{TAG}");
+        let size = command::output(Command::new("docker").args([
+            "image",
+            "inspect",
+            "--format",
+            "{{.Size}}",
+            &image,
+        ]))?;
+        let said = judge_size(&image, size.parse().context("the image's size")?);
+        println!("{}", said.as_ref().unwrap_or_else(|said| said));
+        too_large.extend(said.err());
+    }
+    if !too_large.is_empty() {
+        bail!("{}", too_large.join("; "));
+    }
+    Ok(SHIPPED.len())
+}
+
+/// The image's size in words; an error if it is above the bound.
+fn judge_size(image: &str, bytes: u64) -> Result<String, String> {
+    let hundredths = bytes.saturating_mul(100) >> 20;
+    let said = format!("{image} {}.{:02} MiB", hundredths / 100, hundredths % 100);
+    if bytes > LARGEST {
+        return Err(format!("{said}, above {} MiB", LARGEST >> 20));
+    }
+    Ok(format!("{said} (≤ {})", LARGEST >> 20))
 }
 
 /// Builds all images.
@@ -161,4 +201,16 @@ fn host() -> Result<String> {
     let version = command::output(Command::new("rustc").arg("-vV"))?;
     let host = version.lines().find_map(|line| line.strip_prefix("host: "));
     Ok(host.context("rustc does not tell its platform")?.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LARGEST, judge_size};
+
+    #[test]
+    fn an_image_above_the_bound_is_refused() {
+        assert_eq!(judge_size("a", 5 << 19).unwrap(), "a 2.50 MiB (≤ 20)");
+        assert!(judge_size("a", LARGEST).is_ok());
+        assert!(judge_size("a", LARGEST + 1).is_err());
+    }
 }

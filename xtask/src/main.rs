@@ -33,7 +33,7 @@ struct Args {
 enum Task {
     /// A cluster, the images, the chart and a cache of 3 shards x 1 replica on it, reachable from here
     Up(up::UpArgs),
-    /// Remove every trace of `up`
+    /// Remove what `up` made: the cluster and the images; the cache folder of built programs stays
     Down(up::DownArgs),
     /// Print the path of the test cluster's kubeconfig
     Kubeconfig,

@@ -8,6 +8,9 @@ use clap::Subcommand;
 
 use crate::command;
 
+/// The testbed's command.
+pub(crate) const SCRIPT: &str = "testbed/cluster";
+
 /// What can be done to nodes.
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeAction {
@@ -60,12 +63,22 @@ pub(crate) fn up(nodes: u32) -> Result<()> {
     command::run("testbed-up", cluster().args(["up", &nodes.to_string()]))
 }
 
-/// Stops it and removes every trace; nothing if it does not run.
+/// Stops it and removes every trace; nothing if there is none.
 ///
 /// # Errors
-/// When something does not end.
+/// When something does not end, or it runs and this is not root.
 pub(crate) fn down() -> Result<()> {
+    // Whoever uses kind need not be root to find that there is no testbed.
+    if !nix::unistd::geteuid().is_root() && !state().exists() {
+        return Ok(());
+    }
     command::run("testbed-down", cluster().arg("down"))
+}
+
+/// Where the script keeps the state of what it started.
+fn state() -> PathBuf {
+    std::env::var_os("CLUSTER_ROOT")
+        .map_or_else(|| "/var/lib/cachecluster-testbed".into(), PathBuf::from)
 }
 
 /// Whether it runs.
@@ -109,5 +122,5 @@ pub(crate) fn program(name: &str) -> Result<PathBuf> {
 }
 
 fn cluster() -> Command {
-    Command::new("testbed/cluster")
+    Command::new(SCRIPT)
 }
