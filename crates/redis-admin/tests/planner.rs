@@ -91,7 +91,7 @@ impl Cluster {
         }
     }
 
-    /// Every slot is served, and every primary has its replicas in step.
+    /// Every slot is served, every primary has its replicas in step, and gossip has told everybody of everybody.
     fn whole(&self, world: &World) -> bool {
         let views: Vec<_> = world.members.iter().filter_map(Member::view).collect();
         let primaries: Vec<_> = views
@@ -104,7 +104,10 @@ impl Cluster {
             };
             views.iter().filter(follows).count() == self.replicas as usize
         };
+        let acquainted =
+            |view: &&cachecluster_topology::NodeView| view.known.len() + 1 == views.len();
         views.len() == self.places.len()
+            && views.iter().all(acquainted)
             && primaries.len() == self.shards as usize
             && primaries.iter().map(|p| p.slots.len()).sum::<usize>() == 16384
             && primaries.iter().filter(replicas_of).count() == primaries.len()
