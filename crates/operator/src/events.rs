@@ -49,7 +49,7 @@ impl Events {
     }
 
     /// Something went wrong that is told once.
-    pub async fn warn(&self, cluster: &CacheCluster, reason: &str, note: &str) {
+    pub async fn warn(&self, cluster: &impl Resource<DynamicType = ()>, reason: &str, note: &str) {
         self.publish(cluster, EventType::Warning, reason, "Reconcile", note)
             .await;
     }
@@ -74,7 +74,7 @@ impl Events {
 
     async fn publish(
         &self,
-        cluster: &CacheCluster,
+        cluster: &impl Resource<DynamicType = ()>,
         type_: EventType,
         reason: &str,
         action: &str,

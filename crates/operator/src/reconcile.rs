@@ -32,8 +32,12 @@ use crate::stores::{Guarded, Stores};
 use apply::ApplyError;
 use status::Outcome;
 
-/// After how many failures in a row users are told.
+/// After how many failures in a row the status says so.
+const SHOWN: u32 = 3;
+/// After how many failures in a row users are told by an event.
 const TOLD: u32 = 5;
+/// Longest time for telling of a failure: the next pass waits for it.
+const TELLING: Duration = Duration::from_secs(5);
 
 /// What every pass has at hand.
 pub struct Context {
@@ -106,7 +110,61 @@ pub async fn reconcile(cluster: Arc<Guarded>, context: Arc<Context>) -> Result<A
     result
 }
 
+/// Counts failures in a row, whatever failed: pauses grow with them.
 async fn guarded(cluster: &Guarded, context: &Context) -> Result<Action, Error> {
+    let memory = context.memory.of(&cluster.uid().unwrap_or_default());
+    // Only one pass is made over a cluster at a time, and each has deadlines: nobody holds this for long.
+    let mut memory = memory.lock().await;
+    let result = attempt(cluster, context, &mut memory).await;
+    match &result {
+        Ok(_) => memory.failures = 0,
+        Err(error) => {
+            memory.failures = memory.failures.saturating_add(1);
+            if timeout(TELLING, tell(cluster, error, context, &mut memory))
+                .await
+                .is_err()
+            {
+                tracing::debug!("telling of a failure took too long");
+            }
+        }
+    }
+    result
+}
+
+/// Says that passes fail, where the pass itself could not. Single failures pass; one that lasts is told, once.
+async fn tell(cluster: &Guarded, error: &Error, context: &Context, memory: &mut ClusterMemory) {
+    let text = error.to_string();
+    let failures = memory.failures;
+    match (&cluster.0, error) {
+        // No status can be written to what cannot be read.
+        (Err(_), _) => {
+            if failures == 1 {
+                let reason = conditions::reason::INVALID_SPEC;
+                context.events.warn(cluster, reason, &text).await;
+            }
+            return;
+        }
+        // The status says so already, or cannot be written.
+        (Ok(_), Error::Execute(_) | Error::Status(_)) => {}
+        (Ok(resource), _) if failures >= SHOWN => {
+            let failed = |previous: &_, now| status::failed(previous, &text, now);
+            if let Err(error) = status::write(resource, context, memory, failed).await {
+                tracing::debug!(%error, "cannot tell of a failure");
+            }
+        }
+        (Ok(_), _) => {}
+    }
+    if failures == TOLD {
+        let reason = conditions::reason::RECONCILE_FAILED;
+        context.events.warn(cluster, reason, &text).await;
+    }
+}
+
+async fn attempt(
+    cluster: &Guarded,
+    context: &Context,
+    memory: &mut ClusterMemory,
+) -> Result<Action, Error> {
     let cluster = match &cluster.0 {
         Ok(cluster) => cluster,
         Err(invalid) => return Err(Error::Unreadable(invalid.error.clone())),
@@ -117,26 +175,9 @@ async fn guarded(cluster: &Guarded, context: &Context) -> Result<Action, Error> 
         Ok(false) => return Err(Error::Watches),
         Err(_) => return Err(Error::Deadline(deadline)),
     }
-    let memory = context.memory.of(&cluster.uid().unwrap_or_default());
-    let mut memory = memory.lock().await;
-    let result = timeout(deadline, pass(cluster, context, &mut memory))
+    timeout(deadline, pass(cluster, context, memory))
         .await
-        .unwrap_or(Err(Error::Deadline(deadline)));
-    match &result {
-        Ok(_) => memory.failures = 0,
-        Err(error) => {
-            memory.failures = memory.failures.saturating_add(1);
-            // Single failures pass; one that lasts is told, once.
-            if memory.failures == TOLD {
-                let reason = conditions::reason::RECONCILE_FAILED;
-                context
-                    .events
-                    .warn(cluster, reason, &error.to_string())
-                    .await;
-            }
-        }
-    }
-    result
+        .unwrap_or(Err(Error::Deadline(deadline)))
 }
 
 async fn pass(
@@ -169,10 +210,13 @@ async fn pass(
     let applied = apply::apply(prepared, &valid, context, memory).await;
     let marked = apply::mark_primary(&observed, &plan, &valid, context).await;
     // Take the one step on the live nodes. (Redis)
-    let executed = execute::execute(cluster, &valid, &plan, context).await;
+    let executed = execute::execute(cluster, &valid, &observed, &plan, context).await;
     // Say what was seen and done. (client)
     let outcome = Outcome {
-        applied: applied.as_ref(),
+        applied: match (&applied, &marked) {
+            (Ok(_), Err(error)) => Err(error),
+            (applied, _) => applied.as_ref(),
+        },
         executed: executed.as_ref(),
     };
     let told = |previous: &_, now| {

@@ -38,6 +38,7 @@ pub(super) fn world(world: World) -> Observed {
 
 fn observed(members: Vec<cachecluster_topology::Member>, api_pods: Vec<Arc<Pod>>) -> Observed {
     Observed {
+        at: tokio::time::Instant::now(),
         secrecy: Secrecy::Known(Password::new(PASSWORD)),
         members,
         redis_pods: Vec::new(),

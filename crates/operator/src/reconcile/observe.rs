@@ -27,6 +27,8 @@ const REREAD: Duration = Duration::from_secs(120);
 /// Everything that one pass sees.
 #[derive(Clone, Debug)]
 pub struct Observed {
+    /// When the servers were asked.
+    pub at: Instant,
     /// What is known of the password.
     pub secrecy: Secrecy,
     /// The places of the Redis pods that exist, with what their servers say.
@@ -67,6 +69,7 @@ pub async fn observe(
     let pods = |component| context.stores.pods_of(&namespace, &name, component);
     let redis_pods = pods(labels::COMPONENT_REDIS);
     let mut members: Vec<Member> = redis_pods.iter().filter_map(|pod| member(pod)).collect();
+    let at = Instant::now();
     let password = match &secrecy {
         Secrecy::Known(password) => Some(password),
         // The servers go on with the password that they were given.
@@ -85,6 +88,7 @@ pub async fn observe(
         }
     }
     Ok(Observed {
+        at,
         secrecy,
         members,
         redis_pods,

@@ -112,6 +112,24 @@ pub fn rejected(
     }
 }
 
+/// The status when passes fail before they can say more: all that was known stays, but nobody should wait for it.
+#[must_use]
+pub fn failed(previous: &CacheClusterStatus, error: &str, now: Timestamp) -> CacheClusterStatus {
+    let mut status = previous.clone();
+    let verdict = (true, reason::RECONCILE_FAILED, error.to_owned());
+    let generation = previous.observed_generation;
+    let progressing = condition(previous, generation, conditions::PROGRESSING, verdict, now);
+    match status
+        .conditions
+        .iter_mut()
+        .find(|condition| condition.type_ == conditions::PROGRESSING)
+    {
+        Some(former) => *former = progressing,
+        None => status.conditions.push(progressing),
+    }
+    status
+}
+
 /// The status of a resource that is being deleted.
 #[must_use]
 pub fn deleting(previous: &CacheClusterStatus, _: Timestamp) -> CacheClusterStatus {
@@ -570,6 +588,18 @@ mod tests {
         let after = told(&before, &observed, &plan, &outcome, 50);
         assert_eq!(is(&after, "Progressing"), answer("True", "ReconcileFailed"));
         assert_eq!(is(&after, "Ready").0, "True");
+    }
+
+    #[test]
+    fn passes_that_fail_keep_what_was_known() {
+        let (_, before) = complete();
+        let now = Timestamp::from_second(50).unwrap();
+        let after = failed(&before, "cannot observe: timed out", now);
+        assert_eq!(is(&after, "Progressing"), answer("True", "ReconcileFailed"));
+        assert_eq!(is(&after, "Ready").0, "True");
+        assert_eq!(failed(&after, "cannot observe: timed out", now), after);
+        let first = failed(&CacheClusterStatus::default(), "no", now);
+        assert_eq!(first.conditions.len(), 1);
     }
 
     #[test]

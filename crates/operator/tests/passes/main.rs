@@ -55,11 +55,8 @@ impl Operator {
         let cluster: CacheCluster =
             serde_json::from_value(server.get(&format!("{CLUSTERS}/demo")).unwrap()).unwrap();
         server.requests();
-        let result = reconcile(
-            Arc::new(DeserializeGuard(Ok(cluster))),
-            self.context.clone(),
-        )
-        .await;
+        let guarded = Arc::new(DeserializeGuard(Ok(cluster)));
+        let result = reconcile(guarded, self.context.clone()).await;
         (server.requests(), result.map(drop))
     }
 
@@ -252,4 +249,43 @@ async fn an_api_server_that_does_not_answer_holds_a_pass_no_longer_than_its_dead
     let mut operator = Operator::start(&server);
     let (_, result) = operator.pass(&server).await;
     assert!(matches!(result, Err(Error::Deadline(_))), "{result:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_that_lasts_is_told_in_the_status_and_counted() {
+    let server = server_with(json!({}));
+    server.hang(&format!("GET {SECRET}"));
+    let mut operator = Operator::start(&server);
+    for _ in 0..2 {
+        operator.pass(&server).await.1.unwrap_err();
+        assert_eq!(
+            server.get(&format!("{CLUSTERS}/demo")).unwrap()["status"],
+            Value::Null
+        );
+    }
+    operator.pass(&server).await.1.unwrap_err();
+    assert_eq!(condition(&server, "Progressing").1, "ReconcileFailed");
+    let (requests, _) = operator.pass(&server).await;
+    assert_eq!(writes(&requests), Vec::<&String>::new());
+}
+
+#[tokio::test]
+async fn a_resource_that_cannot_be_read_counts_as_a_failure_and_is_told_once() {
+    let server = server_with(json!({}));
+    server.change(&format!("{CLUSTERS}/demo"), |cluster| {
+        cluster["spec"]["shards"] = json!("many");
+    });
+    let operator = Operator::start(&server);
+    let raw = server.get(&format!("{CLUSTERS}/demo")).unwrap();
+    let uid = raw["metadata"]["uid"].as_str().unwrap().to_owned();
+    let cluster: Arc<DeserializeGuard<CacheCluster>> =
+        Arc::new(serde_json::from_value(raw).unwrap());
+    assert!(cluster.0.is_err());
+    for failures in 1..=3 {
+        let result = reconcile(cluster.clone(), operator.context.clone()).await;
+        assert!(matches!(result, Err(Error::Unreadable(_))), "{result:?}");
+        let memory = operator.context.memory.of(&uid);
+        assert_eq!(memory.lock().await.failures, failures);
+    }
+    assert_eq!(server.events(), ["InvalidSpec"]);
 }

@@ -28,6 +28,7 @@ struct State {
     objects: BTreeMap<String, Value>,
     version: u64,
     requests: Vec<String>,
+    events: Vec<String>,
     refused: BTreeSet<String>,
     hanging: BTreeSet<String>,
 }
@@ -93,6 +94,11 @@ impl Server {
         std::mem::take(&mut self.state().requests)
     }
 
+    /// Reasons of the events that were published, in order.
+    pub(crate) fn events(&self) -> Vec<String> {
+        self.state().events.clone()
+    }
+
     /// Paths of all objects, sorted.
     pub(crate) fn paths(&self) -> Vec<String> {
         self.state().objects.keys().cloned().collect()
@@ -111,6 +117,9 @@ impl Server {
         let asked = format!("{} {path}", head.method);
         let mut state = self.state();
         if path.contains("/events") {
+            state
+                .events
+                .extend(body["reason"].as_str().map(str::to_owned));
             return Some(respond(StatusCode::CREATED, &body));
         }
         state.requests.push(asked.clone());
