@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use kube::Client;
 use kube::api::{Api, ApiResource, DynamicObject, ListParams};
 use kube::discovery::{Discovery, Scope, verbs};
+use kube::{Client, ResourceExt};
 
 /// The kinds of namespaced objects that the API server has, apart from those that come and go by themselves.
 #[derive(Clone, Debug)]
@@ -21,6 +21,16 @@ pub(crate) struct Mark {
     pub(crate) uid: String,
     /// `metadata.resourceVersion`.
     pub(crate) version: String,
+}
+
+impl Mark {
+    /// The mark that an object bears now.
+    pub(crate) fn of(object: &impl ResourceExt) -> Self {
+        Self {
+            uid: object.uid().unwrap_or_default(),
+            version: object.resource_version().unwrap_or_default(),
+        }
+    }
 }
 
 impl Kinds {
@@ -73,14 +83,8 @@ impl Kinds {
         let mut snapshot = Snapshot::new();
         for (kind, items) in futures::future::try_join_all(lists).await? {
             for item in items {
-                let name = item.metadata.name.unwrap_or_default();
-                snapshot.insert(
-                    format!("{}/{name}", kind.kind),
-                    Mark {
-                        uid: item.metadata.uid.unwrap_or_default(),
-                        version: item.metadata.resource_version.unwrap_or_default(),
-                    },
-                );
+                let name = format!("{}/{}", kind.kind, item.name_any());
+                snapshot.insert(name, Mark::of(&item));
             }
         }
         Ok(snapshot)

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use kube::ResourceExt;
 
 use super::operator::back;
 use super::{Scenario, Turn};
@@ -20,7 +21,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         Scenario::new(
             "helm-upgrade",
             Turn::Last,
-            "an upgrade of the operator's release restarts no pod of a running cluster",
+            "helm upgrade with other arguments and resources replaces the operator's pods, and no pod of a running cluster",
             |ctx| Box::pin(helm_upgrade(ctx)),
         ),
     ]
@@ -57,6 +58,7 @@ async fn helm_upgrade(ctx: &Ctx) -> Result<Vec<Figure>> {
         )
     };
     let before = all().await?;
+    let operators = operators(ctx).await?;
 
     let settings = &ctx.settings;
     let chart = settings.chart.to_str().context("the chart's path")?;
@@ -67,14 +69,23 @@ async fn helm_upgrade(ctx: &Ctx) -> Result<Vec<Figure>> {
         "--namespace",
         &settings.operator_namespace,
         "--reuse-values",
-        "--set-string",
-        "podAnnotations.cachecluster\\.io/rolled=yes",
+        "--set",
+        "log.level=debug,resources.requests.cpu=25m",
         "--wait",
         "--timeout=120s",
     ];
     settings.target.helm(&args, LIMIT).await?;
     let proof = async {
         back(ctx).await?;
+        ctx.eventually("the operator's pods are new", READY, async || {
+            let now = self::operators(ctx).await?;
+            ensure!(
+                !now.is_empty() && now.iter().all(|uid| !operators.contains(uid)),
+                "the upgrade left pods of the operator as they were"
+            );
+            Ok(())
+        })
+        .await?;
         // A change that only the new operator can make shows that it has taken over.
         ctx.change(
             "steady",
@@ -89,7 +100,10 @@ async fn helm_upgrade(ctx: &Ctx) -> Result<Vec<Figure>> {
         );
         let keys = ctx.read_keys("steady", 300).await?;
         ensure!(keys.absent == 0, "keys were lost: {keys:?}");
-        Ok(vec![Figure::count("pods untouched", before.len() as u64)])
+        Ok(vec![
+            Figure::count("operator pods replaced", operators.len() as u64),
+            Figure::count("pods untouched", before.len() as u64),
+        ])
     }
     .await;
 
@@ -104,4 +118,14 @@ async fn helm_upgrade(ctx: &Ctx) -> Result<Vec<Figure>> {
     settings.target.helm(&args, LIMIT).await?;
     back(ctx).await?;
     proof
+}
+
+/// The uids of the operator's pods that are not on their way out.
+async fn operators(ctx: &Ctx) -> Result<Vec<String>> {
+    let pods = ctx.operator_pods().await?;
+    Ok(pods
+        .iter()
+        .filter(|pod| pod.metadata.deletion_timestamp.is_none())
+        .filter_map(ResourceExt::uid)
+        .collect())
 }

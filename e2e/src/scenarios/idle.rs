@@ -5,17 +5,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use cachecluster_contract::{labels, ports};
-use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::api::{Api, ListParams};
-use kube::{Client, ResourceExt};
-use serde_json::Value;
+use k8s_openapi::api::core::v1::Event;
+use kube::ResourceExt;
+use kube::api::ListParams;
 
-use super::status::events;
 use super::{Scenario, Turn};
 use crate::cluster::{Ctx, small};
 use crate::figure::Figure;
 use crate::metrics::{fetch, of_pod, samples};
-use crate::objects::{Snapshot, changes};
+use crate::objects::{Mark, Snapshot, changes};
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![Scenario::new(
@@ -29,7 +27,6 @@ pub(super) fn scenarios() -> Vec<Scenario> {
 async fn idle(ctx: &Ctx) -> Result<Vec<Figure>> {
     ctx.create_ready("quiet", small(3, 1)).await?;
     let before = settled(ctx).await?;
-    let events_before = events(ctx, "quiet").await?.len();
     let start = Meter::read(ctx).await?;
     tokio::time::sleep(ctx.settings.idle).await;
     let end = Meter::read(ctx).await?;
@@ -40,34 +37,44 @@ async fn idle(ctx: &Ctx) -> Result<Vec<Figure>> {
         written.is_empty(),
         "objects changed while idle: {written:?}"
     );
-    ensure!(
-        events(ctx, "quiet").await?.len() == events_before,
-        "events were recorded while idle"
-    );
     let writes = grown(&start.server_writes, &end.server_writes);
     ensure!(
         writes.is_empty(),
         "the API server counted writes: {writes:?}"
     );
-    let own = end.own_writes - start.own_writes;
+    // Another process would begin to count anew, and hide what the former one wrote.
+    ensure!(
+        start.operators.keys().eq(end.operators.keys()),
+        "operator pods came or went while idle"
+    );
+    let own = end.sum(|operator| operator.writes) - start.sum(|operator| operator.writes);
     ensure!(own == 0.0, "the operator counted {own} writes of its own");
 
+    let minutes = ctx.settings.idle.as_secs_f64() / 60.0;
+    let cpu = end.sum(|operator| operator.cpu_seconds) - start.sum(|o| o.cpu_seconds);
+    let requests = end.requests - start.requests;
     let mut figures = vec![
         Figure::seconds("watched for", ctx.settings.idle),
         Figure::number("API-server writes", own, "").at_most(0.0),
+        Figure::number("API-server requests a minute", requests / minutes, "").at_most(10.0),
+        Figure::number("operator CPU a minute", cpu / minutes, "s").at_most(0.2),
     ];
-    let minutes = ctx.settings.idle.as_secs_f64() / 60.0;
-    if let (Some(before), Some(after)) = (start.cpu_seconds, end.cpu_seconds) {
-        figures.push(
-            Figure::number("operator CPU a minute", (after - before) / minutes, "s").at_most(0.2),
-        );
-    }
     figures.extend(memory(ctx).await?);
     Ok(figures)
 }
 
+/// Every object of the namespace, pods and events among them.
 async fn snapshot(ctx: &Ctx) -> Result<Snapshot> {
-    ctx.kinds.snapshot(&ctx.client, &ctx.namespace, "").await
+    let mut snapshot = ctx.kinds.snapshot(&ctx.client, &ctx.namespace, "").await?;
+    let events = ctx
+        .api::<Event>()
+        .list_metadata(&ListParams::default())
+        .await
+        .context("listing events")?;
+    for event in events {
+        snapshot.insert(format!("Event/{}", event.name_any()), Mark::of(&event));
+    }
+    Ok(snapshot)
 }
 
 /// Waits until nothing was written for some seconds: kubelets and controllers finish after Ready.
@@ -93,48 +100,95 @@ async fn settled(ctx: &Ctx) -> Result<Snapshot> {
 
 /// Counters at one moment.
 struct Meter {
-    /// Requests that only the operator makes, as the API server counted them.
+    /// Writes that only the operator makes, as the API server counted them.
     server_writes: BTreeMap<String, f64>,
-    /// Writes as the operator's replicas counted them.
-    own_writes: f64,
-    /// CPU time of the operator's replicas, where the kubelets tell it.
-    cpu_seconds: Option<f64>,
+    /// Requests of service accounts outside of kube-system, as the API server counted them. Where nothing else is
+    /// installed these are the operator's, its lease's among them.
+    requests: f64,
+    /// What each of the operator's processes counted, by its pod's uid.
+    operators: BTreeMap<String, Operator>,
+}
+
+/// What a process of the operator counted.
+struct Operator {
+    /// Writes to the API server: of the resource, its children, pods and Secrets.
+    writes: f64,
+    /// CPU time.
+    cpu_seconds: f64,
 }
 
 impl Meter {
     async fn read(ctx: &Ctx) -> Result<Self> {
         let text = fetch(&ctx.client, "/metrics").await?;
-        let mut server_writes = BTreeMap::new();
-        for sample in samples(&text, "apiserver_request_total") {
-            let verb = sample.label("verb");
-            let ours = sample.label("group") == "cachecluster.io";
-            let write = match verb {
-                // Of all that runs in a plain cluster, only the operator applies on the server's side. Its lease is
-                // renewed all the time, as every controller's is.
-                "APPLY" => sample.label("resource") != "leases",
-                "POST" | "PUT" | "PATCH" | "DELETE" => ours,
-                _ => false,
-            };
-            if write {
-                let name = format!("{verb} {}", sample.label("resource"));
-                *server_writes.entry(name).or_default() += sample.value;
-            }
-        }
-        let mut own_writes = 0.0;
+        let mut operators = BTreeMap::new();
         let namespace = &ctx.settings.operator_namespace;
         for pod in ctx.operator_pods().await? {
             let port = ports::OPERATOR_ADMIN;
             let text = of_pod(&ctx.client, namespace, &pod.name_any(), port).await?;
+            // The writes of each kind of object appear with the first.
             let writes = samples(&text, "cachecluster_operator_api_writes_total");
-            own_writes += writes.iter().map(|sample| sample.value).sum::<f64>();
+            let operator = Operator {
+                writes: writes.iter().map(|sample| sample.value).sum(),
+                cpu_seconds: total(&text, "process_cpu_seconds_total")
+                    .with_context(|| pod.name_any())?,
+            };
+            operators.insert(pod.uid().unwrap_or_default(), operator);
         }
-        let cpu_seconds = operator_stats(ctx).await?.map(|stats| stats.cpu_seconds);
+        ensure!(!operators.is_empty(), "there are no operator pods");
         Ok(Self {
-            server_writes,
-            own_writes,
-            cpu_seconds,
+            server_writes: server_writes(&text),
+            requests: service_account_requests(&text)?,
+            operators,
         })
     }
+
+    fn sum(&self, of: impl Fn(&Operator) -> f64) -> f64 {
+        self.operators.values().map(of).sum()
+    }
+}
+
+fn server_writes(text: &str) -> BTreeMap<String, f64> {
+    let mut found = BTreeMap::new();
+    for sample in samples(text, "apiserver_request_total") {
+        let (verb, resource) = (sample.label("verb"), sample.label("resource"));
+        let write = match verb {
+            // Of all that runs in a plain cluster, only the operator applies on the server's side. Its lease is renewed
+            // all the time, as every controller's is.
+            "APPLY" => resource != "leases",
+            // Kubelets and controllers patch only parts of pods, such as the status.
+            "PATCH" if resource == "pods" => sample.label("subresource").is_empty(),
+            "POST" | "PUT" | "PATCH" | "DELETE" => {
+                resource == "secrets" || sample.label("group") == "cachecluster.io"
+            }
+            _ => false,
+        };
+        if write {
+            *found.entry(format!("{verb} {resource}")).or_default() += sample.value;
+        }
+    }
+    found
+}
+
+/// How many requests of ordinary service accounts the API server let in.
+fn service_account_requests(text: &str) -> Result<f64> {
+    let metric = "apiserver_flowcontrol_dispatched_requests_total";
+    let ours: Vec<f64> = samples(text, metric)
+        .iter()
+        .filter(|sample| sample.label("flow_schema") == "service-accounts")
+        .map(|sample| sample.value)
+        .collect();
+    ensure!(
+        !ours.is_empty(),
+        "the API server does not tell {metric} of service accounts"
+    );
+    Ok(ours.iter().sum())
+}
+
+/// The sum of a metric that must be there.
+fn total(text: &str, metric: &str) -> Result<f64> {
+    let found = samples(text, metric);
+    ensure!(!found.is_empty(), "{metric} is not told");
+    Ok(found.iter().map(|sample| sample.value).sum())
 }
 
 fn grown(before: &BTreeMap<String, f64>, after: &BTreeMap<String, f64>) -> Vec<String> {
@@ -146,54 +200,7 @@ fn grown(before: &BTreeMap<String, f64>, after: &BTreeMap<String, f64>) -> Vec<S
         .collect()
 }
 
-/// What the kubelets say of one kind of pod: the sum of CPU time, the largest memory.
-struct Stats {
-    cpu_seconds: f64,
-    resident: u64,
-}
-
-async fn operator_stats(ctx: &Ctx) -> Result<Option<Stats>> {
-    let namespace = &ctx.settings.operator_namespace;
-    stats(&ctx.client, namespace, &ctx.operator_pods().await?).await
-}
-
-/// Reads the kubelets' summaries for these pods; nothing if they have none on them.
-async fn stats(client: &Client, namespace: &str, pods: &[Pod]) -> Result<Option<Stats>> {
-    let names: Vec<String> = pods.iter().map(ResourceExt::name_any).collect();
-    let mut found = Vec::new();
-    let nodes = Api::<Node>::all(client.clone())
-        .list_metadata(&ListParams::default())
-        .await?;
-    for node in nodes.items {
-        let path = format!("/api/v1/nodes/{}/proxy/stats/summary", node.name_any());
-        let summary: Value =
-            serde_json::from_str(&fetch(client, &path).await?).context("the kubelet's summary")?;
-        for pod in summary["pods"].as_array().into_iter().flatten() {
-            let reference = &pod["podRef"];
-            let name = reference["name"].as_str().unwrap_or_default();
-            if reference["namespace"] != namespace || !names.iter().any(|n| n == name) {
-                continue;
-            }
-            for container in pod["containers"].as_array().into_iter().flatten() {
-                let memory = &container["memory"];
-                let resident = memory["rssBytes"]
-                    .as_u64()
-                    .or(memory["workingSetBytes"].as_u64());
-                let nanos = container["cpu"]["usageCoreNanoSeconds"].as_f64();
-                if let (Some(resident), Some(nanos)) = (resident, nanos) {
-                    found.push((resident, nanos / 1e9));
-                }
-            }
-        }
-    }
-    Ok((!found.is_empty()).then(|| Stats {
-        cpu_seconds: found.iter().map(|(_, cpu)| cpu).sum(),
-        resident: found.iter().map(|(memory, _)| *memory).max().unwrap_or(0),
-    }))
-}
-
-/// Resident memory of each part, the largest of its pods. A process's own figure is preferred; the kubelet's serves for
-/// containers of one process.
+/// Resident memory of each part, the largest of its pods, as their processes tell it. A process that does not is an error.
 async fn memory(ctx: &Ctx) -> Result<Vec<Figure>> {
     let api = ctx.pods("quiet", labels::COMPONENT_API).await?;
     let redis = ctx.pods("quiet", labels::COMPONENT_REDIS).await?;
@@ -201,34 +208,65 @@ async fn memory(ctx: &Ctx) -> Result<Vec<Figure>> {
     let system = ctx.settings.operator_namespace.as_str();
     let own = ctx.namespace.as_str();
     let mut figures = Vec::new();
-    for (name, namespace, pods, port, bound, alone) in [
+    for (name, namespace, pods, port, bound) in [
         (
-            "operator",
+            "operator RSS",
             system,
             &operator,
             ports::OPERATOR_ADMIN,
             40.0,
-            true,
         ),
-        ("API", own, &api, ports::API_ADMIN, 20.0, true),
-        ("agent", own, &redis, ports::AGENT, 8.0, false),
+        ("API RSS", own, &api, ports::API_ADMIN, 20.0),
+        ("agent RSS", own, &redis, ports::AGENT, 8.0),
     ] {
-        let mut resident = None;
+        ensure!(!pods.is_empty(), "there are no pods for {name}");
+        let mut largest: u64 = 0;
         for pod in pods {
             let text = of_pod(&ctx.client, namespace, &pod.name_any(), port).await?;
-            for sample in samples(&text, "process_resident_memory_bytes") {
-                #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-                let bytes = sample.value as u64;
-                resident = resident.max(Some(bytes));
-            }
+            let bytes = total(&text, "process_resident_memory_bytes")
+                .with_context(|| format!("{name} of {}", pod.name_any()))?;
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+            let bytes = bytes as u64;
+            ensure!(bytes > 0, "{name} of {} is nothing", pod.name_any());
+            largest = largest.max(bytes);
         }
-        if resident.is_none() && alone {
-            let stats = stats(&ctx.client, namespace, pods).await?;
-            resident = stats.map(|stats| stats.resident);
-        }
-        if let Some(bytes) = resident {
-            figures.push(Figure::mebibytes(name, bytes).at_most(bound));
-        }
+        figures.push(Figure::mebibytes(name, largest).at_most(bound));
     }
     Ok(figures)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = r#"apiserver_request_total{group="",resource="pods",subresource="",verb="PATCH"} 1
+apiserver_request_total{group="",resource="pods",subresource="status",verb="PATCH"} 2
+apiserver_request_total{group="",resource="secrets",subresource="",verb="POST"} 3
+apiserver_request_total{group="apps",resource="statefulsets",subresource="",verb="APPLY"} 4
+apiserver_request_total{group="coordination.k8s.io",resource="leases",subresource="",verb="APPLY"} 5
+apiserver_request_total{group="cachecluster.io",resource="cacheclusters",subresource="status",verb="PATCH"} 6
+apiserver_request_total{group="cachecluster.io",resource="cacheclusters",subresource="",verb="GET"} 7
+apiserver_flowcontrol_dispatched_requests_total{flow_schema="service-accounts",priority_level="workload-low"} 8
+apiserver_flowcontrol_dispatched_requests_total{flow_schema="exempt",priority_level="exempt"} 9
+"#;
+
+    #[test]
+    fn what_the_operator_writes_counts_and_nothing_else() {
+        let found: Vec<_> = server_writes(TEXT).into_iter().collect();
+        let wanted = [
+            ("APPLY statefulsets", 4.0),
+            ("PATCH cacheclusters", 6.0),
+            ("PATCH pods", 1.0),
+            ("POST secrets", 3.0),
+        ];
+        assert_eq!(found, wanted.map(|(name, count)| (name.to_owned(), count)));
+    }
+
+    #[test]
+    fn a_figure_that_is_missing_is_an_error() {
+        assert_eq!(service_account_requests(TEXT).unwrap(), 8.0);
+        assert!(service_account_requests("").is_err());
+        assert!(total("process_cpu_seconds_total 1.5", "process_cpu_seconds_total").is_ok());
+        assert!(total("", "process_cpu_seconds_total").is_err());
+    }
 }
