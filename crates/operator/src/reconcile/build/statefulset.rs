@@ -18,7 +18,9 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::{all_labels, memory, metadata, restricted_container, restricted_pod, selector};
+use super::{
+    all_labels, memory, metadata, restricted_container, restricted_pod, selector, selector_labels,
+};
 use crate::reconcile::decide::Plan;
 use crate::reconcile::validate::ValidatedCluster;
 use crate::settings::Workload;
@@ -241,7 +243,12 @@ fn volume_claim(cluster: &ValidatedCluster, shard: u32) -> PersistentVolumeClaim
     PersistentVolumeClaim {
         metadata: ObjectMeta {
             name: Some(DATA.to_owned()),
-            labels: Some(all_labels(cluster, labels::COMPONENT_REDIS, Some(shard))),
+            // Kubernetes does not let a template of volumes change: only labels that never do.
+            labels: Some(selector_labels(
+                cluster,
+                labels::COMPONENT_REDIS,
+                Some(shard),
+            )),
             ..ObjectMeta::default()
         },
         spec: cluster
