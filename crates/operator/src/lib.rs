@@ -12,6 +12,7 @@ pub mod reconcile;
 pub mod settings;
 pub mod stores;
 
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -59,6 +60,16 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
         .block_on(serve(settings))
 }
 
+/// Listens on `address`. Where the machine has no IPv6, all addresses are those of IPv4.
+async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    match TcpListener::bind(address).await {
+        Err(_) if address.ip() == Ipv6Addr::UNSPECIFIED => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        bound => bound,
+    }
+}
+
 async fn serve(settings: Settings) -> anyhow::Result<()> {
     let stop = shutdown::on_signal()?;
     let config = kube::Config::infer()
@@ -74,7 +85,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         liveness: liveness.clone(),
         readiness: readiness.clone(),
     };
-    let listener = TcpListener::bind(settings.admin_listen)
+    let listener = listen(settings.admin_listen)
         .await
         .with_context(|| format!("cannot listen on {}", settings.admin_listen))?;
     let admin = tokio::spawn(admin.serve(listener, stop.clone()));

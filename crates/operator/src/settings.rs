@@ -1,6 +1,6 @@
 //! What the process is told: [`Args`] as they were given, [`Settings`] as the rest of the crate reads them.
 
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use cachecluster_contract::ports;
@@ -48,8 +48,8 @@ pub struct RunArgs {
     /// Namespace to look after; repeat it or separate by commas. Without it: all namespaces
     #[arg(long, env = "OPERATOR_WATCH_NAMESPACE", value_delimiter = ',')]
     watch_namespace: Vec<String>,
-    /// Address of /metrics, /livez and /readyz
-    #[arg(long, env = "OPERATOR_ADMIN_LISTEN", default_value_t = SocketAddr::from(([0, 0, 0, 0], ports::OPERATOR_ADMIN)))]
+    /// Address of /metrics, /livez and /readyz; all of IPv4 instead where the machine has no IPv6
+    #[arg(long, env = "OPERATOR_ADMIN_LISTEN", default_value_t = SocketAddr::from((Ipv6Addr::UNSPECIFIED, ports::OPERATOR_ADMIN)))]
     admin_listen: SocketAddr,
     /// The operator's own namespace: its lease is there, and its pods may reach Redis from there
     #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
