@@ -35,6 +35,8 @@ pub mod reason {
     pub const INVALID_SPEC: &str = "InvalidSpec";
     /// Accepted: the password Secret that the spec names is missing or has no key `password`.
     pub const SECRET_MISSING: &str = "SecretMissing";
+    /// Accepted: the password Secret holds another password than the nodes, which keep theirs.
+    pub const SECRET_CHANGED: &str = "SecretChanged";
     /// Accepted: an object with a name that the cluster needs exists and belongs to somebody else.
     pub const NAME_TAKEN: &str = "NameTaken";
     /// Any: the last pass failed; the message says at what.

@@ -8,6 +8,8 @@ use cachecluster_crd::CacheClusterStatus;
 use cachecluster_redis_admin::Password;
 use tokio::time::Instant;
 
+use crate::reconcile::validate::Rejection;
+
 /// Memory of all clusters, by UID.
 #[derive(Default)]
 pub struct Memory(Mutex<HashMap<String, Shared>>);
@@ -52,6 +54,12 @@ pub struct Remembered {
     pub read: Instant,
     /// The password.
     pub password: Password,
+    /// Whether a node took it: then it is the cluster's, whatever becomes of the Secret.
+    pub proven: bool,
+    /// What is wrong with the Secret since.
+    pub objection: Option<Rejection>,
+    /// The password that is in the Secret now, while that is another one.
+    pub other: Option<Password>,
 }
 
 impl Memory {

@@ -287,11 +287,18 @@ impl Applier<'_> {
         match api.create(&params, &wanted).await {
             Ok(created) => {
                 self.context.metrics.wrote("Secret");
+                let password = self.cluster.auth.password.clone();
+                let proven = remembered
+                    .as_ref()
+                    .is_some_and(|known| known.proven && known.password == password);
                 *remembered = Some(Remembered {
                     secret: created.name_any(),
                     version: created.resource_version(),
                     read: tokio::time::Instant::now(),
-                    password: self.cluster.auth.password.clone(),
+                    password,
+                    proven,
+                    objection: None,
+                    other: None,
                 });
                 Ok(Some(created))
             }

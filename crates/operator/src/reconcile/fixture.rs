@@ -43,6 +43,7 @@ fn observed(members: Vec<cachecluster_topology::Member>, api_pods: Vec<Arc<Pod>>
         members,
         redis_pods: Vec::new(),
         api_pods,
+        stateful_sets: 0,
     }
 }
 

@@ -44,10 +44,18 @@ pub fn compute(
     now: Timestamp,
 ) -> CacheClusterStatus {
     let formed = was_formed(previous);
-    let accepted = accepted(outcome);
-    let ready = ready(formed, cluster, observed, plan, outcome);
-    let progressing = progressing(formed, cluster, observed, plan, outcome);
-    let degraded = if formed && !ready.0 {
+    let accepted = accepted(cluster, outcome);
+    let mut ready = ready(formed, cluster, observed, plan, outcome);
+    let mut progressing = progressing(formed, cluster, observed, plan, outcome);
+    // A cluster that lives goes on; one that does not will not before the spec is acted upon.
+    let refused = !accepted.0 && !formed && !ready.0;
+    if refused {
+        ready = accepted.clone();
+        progressing = accepted.clone();
+    }
+    let degraded = if refused {
+        accepted.clone()
+    } else if formed && !ready.0 {
         (true, ready.1, ready.2.clone())
     } else if formed || ready.0 {
         (false, reason::STABLE, "Nothing is missing".to_owned())
@@ -58,15 +66,19 @@ pub fn compute(
             "The cluster has not been complete yet".to_owned(),
         )
     };
-    let phase = match (accepted.0, ready.0, formed) {
-        (false, _, _) => Phase::Invalid,
-        (true, true, _) => Phase::Ready,
-        (true, false, true) => Phase::Degraded,
-        (true, false, false) => Phase::Creating,
+    let phase = match (ready.0, formed, accepted.0) {
+        (true, _, _) => Phase::Ready,
+        (false, true, _) => Phase::Degraded,
+        (false, false, true) => Phase::Creating,
+        (false, false, false) => Phase::Invalid,
     };
     let generation = resource.metadata.generation;
     let condition = |type_, verdict| condition(previous, generation, type_, verdict, now);
-    CacheClusterStatus {
+    let existing = match outcome.applied {
+        Ok(resources) => resources.stateful_sets.len(),
+        Err(_) => observed.stateful_sets,
+    };
+    let status = CacheClusterStatus {
         observed_generation: generation,
         phase: Some(phase),
         conditions: vec![
@@ -82,9 +94,25 @@ pub fn compute(
             cluster.namespace,
             ports::API
         )),
-        replicas: cluster.shards,
+        replicas: u32::try_from(existing).unwrap_or(u32::MAX),
         selector: Some(selector(&cluster.name)),
+    };
+    with_steady_keys(previous, status)
+}
+
+/// Keeps the former numbers of keys if nothing else changed and none of them moved by more than a fifth.
+fn with_steady_keys(
+    previous: &CacheClusterStatus,
+    status: CacheClusterStatus,
+) -> CacheClusterStatus {
+    let mut steady = status.clone();
+    for (shard, former) in steady.shards.iter_mut().zip(&previous.shards) {
+        if shard.keys.abs_diff(former.keys) > former.keys / 5 {
+            return status;
+        }
+        shard.keys = former.keys;
     }
+    if steady == *previous { steady } else { status }
 }
 
 /// The status of a resource that cannot be acted upon. What was known of its shards stays.
@@ -96,6 +124,7 @@ pub fn rejected(
     now: Timestamp,
 ) -> CacheClusterStatus {
     let generation = resource.metadata.generation;
+    let formed = was_formed(previous);
     let verdict = |state| (state, rejection.reason, rejection.message.clone());
     let condition = |type_, verdict| condition(previous, generation, type_, verdict, now);
     CacheClusterStatus {
@@ -105,7 +134,8 @@ pub fn rejected(
             condition(conditions::ACCEPTED, verdict(false)),
             condition(conditions::READY, verdict(false)),
             condition(conditions::PROGRESSING, verdict(false)),
-            condition(conditions::DEGRADED, verdict(false)),
+            // Nobody looks after a cluster that was complete.
+            condition(conditions::DEGRADED, verdict(formed)),
         ],
         selector: Some(selector(&resource.name_any())),
         ..previous.clone()
@@ -194,18 +224,16 @@ fn version(resource: &CacheCluster) -> Option<u64> {
 
 /// Whether the cluster was complete before, so that what it lacks now was lost.
 fn was_formed(previous: &CacheClusterStatus) -> bool {
-    let lost = [
-        reason::SLOTS_UNSERVED,
-        reason::REPLICAS_MISSING,
-        reason::API_UNAVAILABLE,
-    ];
     previous.conditions.iter().any(|condition| {
-        condition.type_ == conditions::READY
-            && (condition.status == "True" || lost.contains(&condition.reason.as_str()))
+        condition.type_ == conditions::DEGRADED
+            && (condition.status == "True" || condition.reason == reason::STABLE)
     })
 }
 
-fn accepted(outcome: &Outcome<'_>) -> Verdict {
+fn accepted(cluster: &ValidatedCluster, outcome: &Outcome<'_>) -> Verdict {
+    if let Some(Rejection { reason, message }) = &cluster.auth.objection {
+        return (false, *reason, message.clone());
+    }
     match outcome.applied {
         Err(error @ ApplyError::NameTaken { .. }) => (false, reason::NAME_TAKEN, error.to_string()),
         _ => (true, reason::VALID, "The spec is acted upon".to_owned()),
@@ -614,7 +642,58 @@ mod tests {
         assert_eq!(after.phase, Some(Phase::Invalid));
         assert_eq!(is(&after, "Accepted"), answer("False", "SecretMissing"));
         assert_eq!(is(&after, "Ready").0, "False");
+        assert_eq!(is(&after, "Degraded"), answer("True", "SecretMissing"));
         assert_eq!(after.shards, before.shards);
+        // Once there is a password again, it is a cluster that has lost something, not a new one.
+        let next = pass(&after, &fixture::nothing(), 60);
+        assert_eq!(next.phase, Some(Phase::Degraded));
+        assert_eq!(is(&next, "Ready"), answer("False", "SlotsUnserved"));
+    }
+
+    fn name_taken(previous: &CacheClusterStatus, observed: &Observed) -> CacheClusterStatus {
+        let error = ApplyError::NameTaken {
+            kind: "Service".to_owned(),
+            name: "quickstart-api".to_owned(),
+        };
+        let outcome = Outcome {
+            applied: Err(&error),
+            executed: Ok(&false),
+        };
+        let plan = decide(&fixture::valid(json!({})), observed);
+        told(previous, observed, &plan, &outcome, 50)
+    }
+
+    #[test]
+    fn a_taken_name_is_all_that_a_new_cluster_says() {
+        let status = name_taken(&CacheClusterStatus::default(), &fixture::nothing());
+        assert_eq!(status.phase, Some(Phase::Invalid));
+        for type_ in ["Accepted", "Ready", "Progressing", "Degraded"] {
+            assert_eq!(is(&status, type_), answer("False", "NameTaken"), "{type_}");
+        }
+        assert_eq!(status.replicas, 0);
+    }
+
+    #[test]
+    fn a_taken_name_does_not_call_a_living_cluster_down() {
+        let (sim, before) = complete();
+        let status = name_taken(&before, &fixture::world(sim.world()));
+        assert_eq!(status.phase, Some(Phase::Ready));
+        assert_eq!(is(&status, "Accepted"), answer("False", "NameTaken"));
+        assert_eq!(is(&status, "Ready"), answer("True", "AllSlotsServed"));
+    }
+
+    #[test]
+    fn keys_that_move_a_little_are_no_reason_to_write() {
+        let (_, mut before) = complete();
+        before.shards[0].keys = 1000;
+        let mut now = before.clone();
+        now.shards[0].keys = 1200;
+        assert_eq!(with_steady_keys(&before, now.clone()), before);
+        now.shards[0].keys = 1300;
+        assert_eq!(with_steady_keys(&before, now.clone()), now);
+        now.shards[0].keys = 1100;
+        now.phase = Some(Phase::Degraded);
+        assert_eq!(with_steady_keys(&before, now.clone()), now);
     }
 
     #[test]

@@ -62,6 +62,8 @@ pub struct Auth {
     pub password: Password,
     /// Whether the Secret has to be made.
     pub create: bool,
+    /// What is wrong with the Secret, while the nodes go on with the password that they have.
+    pub objection: Option<Rejection>,
 }
 
 /// The HTTP API.
@@ -143,23 +145,17 @@ pub fn validate(
         .secret_name
         .clone()
         .unwrap_or_else(|| names::auth(&name));
-    let (password, create) = match &observed.secrecy {
-        Secrecy::Known(password) => (password.clone(), false),
+    let (password, create, objection) = match &observed.secrecy {
+        Secrecy::Known(password) => (password.clone(), false, None),
         Secrecy::Absent { remembered } => {
-            (remembered.clone().unwrap_or_else(|| fresh.clone()), true)
+            let password = remembered.clone().unwrap_or_else(|| fresh.clone());
+            (password, true, None)
         }
-        Secrecy::Unusable(message) => {
-            return Err(Rejection {
-                reason: reason::SECRET_MISSING,
-                message: message.clone(),
-            });
-        }
-        Secrecy::Taken(message) => {
-            return Err(Rejection {
-                reason: reason::NAME_TAKEN,
-                message: message.clone(),
-            });
-        }
+        Secrecy::Kept {
+            password,
+            objection,
+        } => (password.clone(), false, Some(objection.clone())),
+        Secrecy::Unusable(rejection) => return Err(rejection.clone()),
     };
     Ok(ValidatedCluster {
         namespace: cluster.namespace().unwrap_or_default(),
@@ -179,6 +175,7 @@ pub fn validate(
             secret,
             password,
             create,
+            objection,
         },
         api: Api {
             replicas: spec.api.replicas,

@@ -289,3 +289,59 @@ async fn a_resource_that_cannot_be_read_counts_as_a_failure_and_is_told_once() {
     }
     assert_eq!(server.events(), ["InvalidSpec"]);
 }
+
+/// A node took the password: what a pass notes when one answers.
+async fn a_node_answered(operator: &Operator, server: &Server) {
+    let cluster = server.get(&format!("{CLUSTERS}/demo")).unwrap();
+    let memory = operator
+        .context
+        .memory
+        .of(cluster["metadata"]["uid"].as_str().unwrap());
+    memory.lock().await.password.as_mut().unwrap().proven = true;
+}
+
+const MINE: &str = "/api/v1/namespaces/ns/secrets/mine";
+
+fn mine(base64: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Secret",
+        "metadata": {"name": "mine", "namespace": "ns"}, "data": {"password": base64},
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_living_cluster_is_looked_after_though_its_secret_is_gone() {
+    let server = server_with(json!({"auth": {"secretName": "mine"}}));
+    server.put(MINE, mine("c2VjcmV0"));
+    let mut operator = Operator::start(&server);
+    operator.settle(&server).await;
+    a_node_answered(&operator, &server).await;
+    server.delete(MINE);
+    tokio::time::advance(Duration::from_secs(300)).await;
+    server.change(SHARD, |set| set["spec"]["replicas"] = json!(7));
+    operator.pass(&server).await.1.unwrap();
+    assert_eq!(condition(&server, "Accepted").1, "SecretMissing");
+    assert_eq!(server.get(SHARD).unwrap()["spec"]["replicas"], 2);
+
+    server.put(MINE, mine("Y2hhbmdlZA=="));
+    operator.pass(&server).await.1.unwrap();
+    assert_eq!(condition(&server, "Accepted").1, "SecretChanged");
+    server.put(MINE, mine("c2VjcmV0"));
+    operator.pass(&server).await.1.unwrap();
+    assert_eq!(condition(&server, "Accepted").1, "Valid");
+}
+
+#[tokio::test]
+async fn a_generated_password_cannot_be_edited_and_one_put_in_its_place_is_not_used() {
+    let server = server_with(json!({}));
+    let mut operator = Operator::start(&server);
+    operator.settle(&server).await;
+    a_node_answered(&operator, &server).await;
+    assert_eq!(server.get(SECRET).unwrap()["immutable"], true);
+    server.change(SECRET, |secret| {
+        secret["data"]["password"] = json!("Y2hhbmdlZA==");
+    });
+    operator.pass(&server).await.1.unwrap();
+    assert_eq!(condition(&server, "Accepted").1, "SecretChanged");
+    assert_eq!(operator.pass(&server).await.0, Vec::<String>::new());
+}

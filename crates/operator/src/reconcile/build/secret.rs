@@ -39,6 +39,8 @@ pub fn random() -> Password {
 pub fn auth_secret(cluster: &ValidatedCluster) -> Secret {
     let password = cluster.auth.password.expose().as_bytes().to_vec();
     Secret {
+        // The nodes would not follow a change.
+        immutable: Some(true),
         metadata: metadata(
             cluster,
             names::auth(&cluster.name),
