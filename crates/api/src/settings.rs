@@ -29,7 +29,12 @@ pub struct Args {
     admin_listen: SocketAddr,
     /// Redis to ask first, redis://[user:password@]host[:port]; repeat it or separate by commas. Without it the
     /// values are kept in this process's memory
-    #[arg(long, env = "CACHE_REDIS_URL", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "CACHE_REDIS_URL",
+        value_delimiter = ',',
+        hide_env_values = true
+    )]
     redis_url: Vec<String>,
     /// File with the Redis password, read again for each new connection
     #[arg(long, env = "CACHE_REDIS_PASSWORD_FILE")]
@@ -271,6 +276,16 @@ mod tests {
         ));
         let empty = settings(&["--redis-url", ""]).unwrap();
         assert!(matches!(empty.store, StoreSettings::Memory { .. }));
+    }
+
+    #[test]
+    fn help_shows_no_password() {
+        use clap::CommandFactory;
+        let command = Args::command();
+        let url = command
+            .get_arguments()
+            .find(|arg| arg.get_id() == "redis_url");
+        assert!(url.unwrap().is_hide_env_values_set());
     }
 
     #[test]
