@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -13,10 +14,6 @@ use crate::redis::Cluster;
 use crate::redis::map::Primary;
 use crate::redis::node::Sent;
 use crate::settings::RedisSettings;
-
-/// For how long a process that knew the cluster goes on calling itself ready when no node answers any more. Long enough that
-/// clients are told 503 and when to come back, instead of finding nobody there, while Redis is gone for a moment.
-const READY_WITHOUT_NEWS: Duration = Duration::from_secs(60);
 
 /// How long a shard may take to tell its counters.
 const COUNTERS_TIMEOUT: Duration = Duration::from_secs(1);
@@ -38,6 +35,8 @@ const COUNTERS: [&str; 9] = [
 pub struct RedisStore {
     cluster: Cluster,
     metrics: Arc<Metrics>,
+    /// Whether a map that covers something was ever known.
+    known: AtomicBool,
 }
 
 impl RedisStore {
@@ -47,6 +46,7 @@ impl RedisStore {
         Self {
             cluster: Cluster::open(settings, metrics.clone()),
             metrics,
+            known: AtomicBool::new(false),
         }
     }
 
@@ -164,14 +164,20 @@ impl Store for RedisStore {
         }
     }
 
+    /// Once a map was known, for ever: while Redis is away, clients are to be told 503 and when to come back, which they are
+    /// not when no pod is behind the Service. A new pod that knows nothing stays out, so that an update made meanwhile stops
+    /// at its first pod.
     fn ready(&self) -> Result<(), String> {
+        if self.known.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         match self.cluster.last_heard() {
             (None, _) => Err("no Redis node has told its slot map yet".to_owned()),
-            (Some(at), _) if at.elapsed() > READY_WITHOUT_NEWS => Err(format!(
-                "no Redis node has answered for {READY_WITHOUT_NEWS:?}"
-            )),
             (Some(_), 0) => Err("no slot is covered".to_owned()),
-            (Some(_), _) => Ok(()),
+            (Some(_), _) => {
+                self.known.store(true, Ordering::Relaxed);
+                Ok(())
+            }
         }
     }
 }

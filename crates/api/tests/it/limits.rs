@@ -130,6 +130,24 @@ async fn a_redis_that_was_never_there_is_no_reason_to_hang() {
 }
 
 #[tokio::test]
+async fn a_pod_that_knew_the_cluster_stays_ready_to_say_503() {
+    let mut server = Server::start(&[]).await;
+    let api = Api::over(&server.url(), &["--request-deadline", "300ms"]).await;
+    server.kill();
+    let response = api.http.get(api.url("/cache/k")).send().await.unwrap();
+    assert_eq!(response.status(), 503);
+    assert_eq!(response.headers()["retry-after"], "1");
+    assert!(api.is_ready().await);
+    // One that never knew the cluster is of no use to anybody.
+    let new = Api::start(&["--redis-url", &server.url()]).await;
+    until("the new one has asked", async || {
+        new.metrics().await.contains("map_refreshes_total")
+    })
+    .await;
+    assert!(!new.is_ready().await);
+}
+
+#[tokio::test]
 async fn errors_of_the_store_are_told_apart() {
     let server = Server::start(&["--maxmemory", "2mb", "--maxmemory-policy", "noeviction"]).await;
     let api = Api::over(&server.url(), &[]).await;
