@@ -1,5 +1,5 @@
 //! What the operator remembers between passes, so that it need not ask or write again. Losing it costs a few
-//! requests and nothing else.
+//! requests, and the nodes' password while its Secret is gone or edited.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

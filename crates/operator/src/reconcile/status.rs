@@ -1,23 +1,24 @@
 //! What the resource says of itself after a pass. Computing it is pure; it is written only when it changed.
 
+mod verdicts;
+
 use cachecluster_contract::{labels, names, ports};
 use cachecluster_crd::conditions::{self, reason};
 use cachecluster_crd::{CacheCluster, CacheClusterStatus, Phase, ShardStatus};
 use cachecluster_redis_admin::ExecuteError;
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use serde_json::json;
+
+use verdicts::{accepted, condition, progressing, ready, was_formed};
 
 use super::apply::{ApplyError, FIELD_MANAGER};
 use super::build::{Applied, Resources};
 use super::decide::Plan;
 use super::observe::Observed;
 use super::validate::{Rejection, ValidatedCluster};
-use super::{Context, Error, pods};
-use crate::events::describe;
+use super::{Context, Error};
 use crate::memory::ClusterMemory;
 
 /// How far the pass came. A partial pass is told as well.
@@ -28,9 +29,6 @@ pub struct Outcome<'a> {
     /// Whether a step was taken on the live nodes.
     pub executed: Result<&'a bool, &'a ExecuteError>,
 }
-
-/// A condition's status, reason and message.
-type Verdict = (bool, &'static str, String);
 
 /// The status after a pass. Only conditions whose status changed get `now` as their time of transition.
 #[must_use]
@@ -222,164 +220,6 @@ fn version(resource: &CacheCluster) -> Option<u64> {
     resource.resource_version()?.parse().ok()
 }
 
-/// Whether the cluster was complete before, so that what it lacks now was lost.
-fn was_formed(previous: &CacheClusterStatus) -> bool {
-    previous.conditions.iter().any(|condition| {
-        condition.type_ == conditions::DEGRADED
-            && (condition.status == "True" || condition.reason == reason::STABLE)
-    })
-}
-
-fn accepted(cluster: &ValidatedCluster, outcome: &Outcome<'_>) -> Verdict {
-    if let Some(Rejection { reason, message }) = &cluster.auth.objection {
-        return (false, *reason, message.clone());
-    }
-    match outcome.applied {
-        Err(error @ ApplyError::NameTaken { .. }) => (false, reason::NAME_TAKEN, error.to_string()),
-        _ => (true, reason::VALID, "The spec is acted upon".to_owned()),
-    }
-}
-
-fn ready(
-    formed: bool,
-    cluster: &ValidatedCluster,
-    observed: &Observed,
-    plan: &Plan,
-    outcome: &Outcome<'_>,
-) -> Verdict {
-    let health = &plan.health;
-    let wanted = cluster.replicas as usize;
-    let complete = health
-        .shards
-        .iter()
-        .all(|shard| shard.primary.is_some() && shard.in_sync.len() >= wanted);
-    let api = pods::ready(&observed.api_pods);
-    let current = outcome.applied.map_or(formed, |resources| {
-        resources.stateful_sets.iter().all(is_current)
-    });
-    let problems = || sentence(&problems(observed, plan));
-    if !(health.is_serving() && health.joined && health.agreed) {
-        let why = match (formed, plan.answered) {
-            (true, _) if health.is_serving() => reason::REPLICAS_MISSING,
-            (true, _) => reason::SLOTS_UNSERVED,
-            (false, true) => reason::FORMING,
-            (false, false) => reason::WAITING_FOR_PODS,
-        };
-        (false, why, problems())
-    } else if !complete || !current {
-        let why = if formed {
-            reason::REPLICAS_MISSING
-        } else {
-            reason::FORMING
-        };
-        (false, why, problems())
-    } else if api == 0 && cluster.api.replicas > 0 {
-        let why = if formed {
-            reason::API_UNAVAILABLE
-        } else {
-            reason::WAITING_FOR_PODS
-        };
-        let mut all = vec!["the HTTP API has no ready pod".to_owned()];
-        all.extend(pods::troubles(&observed.api_pods));
-        (false, why, sentence(&all))
-    } else {
-        let message = format!(
-            "{} shards serve all slots, each with {} replicas in sync",
-            cluster.shards, cluster.replicas
-        );
-        (true, reason::ALL_SLOTS_SERVED, message)
-    }
-}
-
-fn progressing(
-    formed: bool,
-    cluster: &ValidatedCluster,
-    observed: &Observed,
-    plan: &Plan,
-    outcome: &Outcome<'_>,
-) -> Verdict {
-    if let Err(error) = outcome.applied {
-        return (true, reason::RECONCILE_FAILED, error.to_string());
-    }
-    if let Err(error) = outcome.executed {
-        return (true, reason::RECONCILE_FAILED, error.to_string());
-    }
-    let changing = match (formed, plan.answered) {
-        (true, _) => reason::HEALING,
-        (false, true) => reason::FORMING,
-        (false, false) => reason::WAITING_FOR_PODS,
-    };
-    if let Some(action) = &plan.action {
-        return (true, changing, describe(action).note);
-    }
-    if !plan.health.is_healthy() || !plan.waiting.is_empty() {
-        return (true, changing, sentence(&problems(observed, plan)));
-    }
-    let ready = pods::ready(&observed.api_pods);
-    let rolled = outcome
-        .applied
-        .is_ok_and(|resources| resources.deployments.iter().all(is_rolled_out));
-    if ready < cluster.api.replicas as usize || !rolled {
-        let wanted = cluster.api.replicas;
-        let mut all = vec![format!(
-            "{ready} of {wanted} pods of the HTTP API are ready"
-        )];
-        all.extend(pods::troubles(&observed.api_pods));
-        return (true, reason::WAITING_FOR_PODS, sentence(&all));
-    }
-    (false, reason::STABLE, "Nothing to do".to_owned())
-}
-
-/// What is wrong: with pods first, because the rest often follows from that.
-fn problems(observed: &Observed, plan: &Plan) -> Vec<String> {
-    let mut all = pods::troubles(&observed.redis_pods);
-    all.extend(plan.health.problems().map(str::to_owned));
-    for waiting in &plan.waiting {
-        if !all.contains(waiting) {
-            all.push(waiting.clone());
-        }
-    }
-    if all.is_empty() {
-        all.push("waiting for Kubernetes to act on the objects".to_owned());
-    }
-    all
-}
-
-/// The first few of them: a status is no log.
-fn sentence(all: &[String]) -> String {
-    const MOST: usize = 4;
-    let mut text = all
-        .iter()
-        .take(MOST)
-        .cloned()
-        .collect::<Vec<_>>()
-        .join("; ");
-    if all.len() > MOST {
-        text.push_str(&format!("; and {} more", all.len() - MOST));
-    }
-    text
-}
-
-fn is_current(set: &StatefulSet) -> bool {
-    let seen = set
-        .status
-        .as_ref()
-        .and_then(|status| status.observed_generation);
-    seen >= set.metadata.generation
-}
-
-fn is_rolled_out(deployment: &Deployment) -> bool {
-    let wanted = deployment
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.replicas)
-        .unwrap_or(1);
-    deployment.status.as_ref().is_some_and(|status| {
-        status.observed_generation >= deployment.metadata.generation
-            && status.updated_replicas.unwrap_or(0) >= wanted
-    })
-}
-
 fn shards(cluster: &ValidatedCluster, plan: &Plan) -> Vec<ShardStatus> {
     plan.health
         .shards
@@ -414,32 +254,10 @@ fn selector(cluster: &str) -> String {
     )
 }
 
-fn condition(
-    previous: &CacheClusterStatus,
-    generation: Option<i64>,
-    type_: &str,
-    (state, reason, message): Verdict,
-    now: Timestamp,
-) -> Condition {
-    let status = if state { "True" } else { "False" };
-    let since = previous
-        .conditions
-        .iter()
-        .find(|former| former.type_ == type_ && former.status == status)
-        .map_or(Time(now), |former| former.last_transition_time.clone());
-    Condition {
-        type_: type_.to_owned(),
-        status: status.to_owned(),
-        reason: reason.to_owned(),
-        message,
-        observed_generation: generation,
-        last_transition_time: since,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use cachecluster_topology::sim::Sim;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
     use serde_json::json;
     use std::sync::Arc;
 

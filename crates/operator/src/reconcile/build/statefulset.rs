@@ -146,7 +146,6 @@ fn server(cluster: &ValidatedCluster, workload: &Workload) -> Container {
         command: Some(words(&[paths::AGENT_BINARY, "run"])),
         env: Some(vec![
             field(paths::env::POD_NAME, "metadata.name"),
-            field(paths::env::POD_NAMESPACE, "metadata.namespace"),
             field(paths::env::POD_IP, "status.podIP"),
         ]),
         ports: Some(vec![
