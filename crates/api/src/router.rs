@@ -11,6 +11,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::error::Error;
 use crate::metrics::Metrics;
+use crate::middleware::body::Room;
 use crate::middleware::{admit, observe, panics};
 use crate::routes::{cache, health, stats};
 use crate::settings::Limits;
@@ -26,6 +27,8 @@ pub struct App<S> {
     pub metrics: Arc<Metrics>,
     /// One permit for each request that may be worked on at a time.
     pub in_flight: Semaphore,
+    /// Room for the request bodies that are in memory.
+    pub room: Room,
     /// Whether the process is about to stop, and clients should go elsewhere.
     pub draining: AtomicBool,
 }
@@ -38,6 +41,7 @@ impl<S: Store> App<S> {
             limits,
             metrics,
             in_flight: Semaphore::new(limits.in_flight.min(Semaphore::MAX_PERMITS)),
+            room: Room::new(limits.buffered),
             draining: AtomicBool::new(false),
         })
     }

@@ -48,6 +48,9 @@ pub struct Args {
     /// Longest request body, e.g. 1Mi
     #[arg(long, env = "CACHE_MAX_BODY", default_value = "1Mi", value_parser = parse_size)]
     max_body: u64,
+    /// Room for all request bodies that are in memory at a time, e.g. 32Mi; further ones are told to come back
+    #[arg(long, env = "CACHE_MAX_BUFFERED", default_value = "32Mi", value_parser = parse_size)]
+    max_buffered: u64,
     /// Longest key, in bytes
     #[arg(long, env = "CACHE_MAX_KEY", default_value = "1024", value_parser = parse_size)]
     max_key: u64,
@@ -125,6 +128,8 @@ pub struct RedisSettings {
 pub struct Limits {
     /// Longest body, in bytes.
     pub body: usize,
+    /// Room for all bodies that are in memory at a time, in bytes.
+    pub buffered: usize,
     /// Longest key, in bytes.
     pub key: usize,
     /// Requests worked on at a time.
@@ -144,6 +149,14 @@ pub enum SettingsError {
     MemoryBelowBody {
         /// The memory limit.
         memory: u64,
+        /// The body limit.
+        body: u64,
+    },
+    /// As above.
+    #[error("--max-buffered of {buffered} bytes cannot hold one body of --max-body, {body} bytes")]
+    BufferedBelowBody {
+        /// The room for bodies.
+        buffered: u64,
         /// The body limit.
         body: u64,
     },
@@ -192,6 +205,12 @@ impl TryFrom<Args> for Settings {
                 connections: usize::from(args.redis_connections),
             })
         };
+        if args.max_buffered < args.max_body {
+            return Err(SettingsError::BufferedBelowBody {
+                buffered: args.max_buffered,
+                body: args.max_body,
+            });
+        }
         if args.request_deadline < Duration::from_millis(50) {
             return Err(SettingsError::Deadline);
         }
@@ -201,6 +220,7 @@ impl TryFrom<Args> for Settings {
             store,
             limits: Limits {
                 body: usize::try_from(args.max_body).unwrap_or(usize::MAX),
+                buffered: usize::try_from(args.max_buffered).unwrap_or(usize::MAX),
                 key: usize::try_from(args.max_key).unwrap_or(usize::MAX),
                 in_flight: args.max_in_flight as usize,
                 deadline: args.request_deadline,
@@ -311,6 +331,7 @@ mod tests {
     fn what_cannot_be_is_refused() {
         assert!(settings(&["--redis-url", "http://a"]).is_err());
         assert!(settings(&["--memory-limit", "1k"]).is_err());
+        assert!(settings(&["--max-buffered", "1k"]).is_err());
         assert!(settings(&["--request-deadline", "1ms"]).is_err());
         for size in ["", "x", "5X", "-1", "0", "99999999999Gi"] {
             assert!(parse_size(size).is_err(), "{size}");

@@ -7,6 +7,7 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use super::body;
 use crate::error::Error;
 use crate::router::App;
 use crate::store::Store;
@@ -28,6 +29,7 @@ pub async fn admit<S: Store>(
     next: Next,
 ) -> Response {
     let Ok(_permit) = app.in_flight.try_acquire() else {
+        body::discard(request);
         return Error::Overloaded.into_response();
     };
     let within = app.limits.deadline;

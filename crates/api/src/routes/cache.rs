@@ -37,11 +37,11 @@ pub async fn set<S: Store>(
     Extension(deadline): Extension<Deadline>,
     request: Request,
 ) -> Result<Response, Error> {
-    let body = body::read(request, app.limits.body, deadline).await?;
-    let entry = parse(&body, app.limits.key)?;
+    let body = body::read(request, &app.limits, &app.room, deadline).await?;
+    let entry = parse(&body.bytes, app.limits.key)?;
     // A value without escapes is a part of the body as it stands.
     let value = match entry.value {
-        Cow::Borrowed(text) => body.slice_ref(text.as_bytes()),
+        Cow::Borrowed(text) => body.bytes.slice_ref(text.as_bytes()),
         Cow::Owned(text) => text.into(),
     };
     app.store

@@ -76,6 +76,64 @@ async fn requests_beyond_the_in_flight_limit_are_told_to_come_back() {
     .await;
 }
 
+/// Sends a whole request before it reads a byte of the answer, as simple clients do.
+async fn send_then_read(api: &Api, length: usize) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(api.address).await?;
+    let head = format!(
+        "POST /cache HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await?;
+    for _ in 0..length / 1024 {
+        stream.write_all(&[b' '; 1024]).await?;
+    }
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_sends_far_too_much_gets_to_read_why_it_was_refused() {
+    let api = Api::start(&[]).await;
+    for mebibytes in [2, 8] {
+        let answer = send_then_read(&api, mebibytes << 20).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn bodies_beyond_the_room_for_them_are_told_to_come_back() {
+    let api = Api::start(&["--max-buffered", "2Mi"]).await;
+    // Two that are never sent to their ends take all the room.
+    let head = "POST /cache HTTP/1.1\r\nhost: x\r\ncontent-length: 1048576\r\n\r\n";
+    let mut holders = Vec::new();
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(api.address).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        holders.push(stream);
+    }
+    until("both are in a handler", async || {
+        let metrics = api.metrics().await;
+        metrics.contains("requests_in_flight 2")
+    })
+    .await;
+    let others = (0..8).map(|_| send_then_read(&api, 1 << 20));
+    for answer in futures::future::join_all(others).await {
+        let answer = answer.unwrap();
+        assert!(
+            answer.starts_with("HTTP/1.1 503") && answer.contains("retry-after: 1"),
+            "{answer}"
+        );
+    }
+    // Small ones need no room.
+    assert_eq!(api.set("k", "v").await.0, 200);
+    drop(holders);
+    let value = "x".repeat(1_000_000);
+    until("there is room again", async || {
+        api.set("k", &value).await.0 == 200
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_redis_that_is_gone_costs_no_more_than_the_deadline() {
     let mut server = Server::start(&[]).await;
