@@ -55,7 +55,7 @@ fn steps(run: &mut Run) -> Result<()> {
         packages::ensure(&[Need::Engine, Need::Testbed, Need::Tests, Need::Compose])?;
         engine::ensure().map(|()| 0)
     })?;
-    // The programs of the testbed take a quarter of an hour the first time: they are built while cargo works.
+    // The programs of the testbed take long the first time: they are built while cargo works.
     let programs = thread::spawn(|| {
         testbed::build_programs(&["helm"])?;
         testbed::build_programs(&["kubernetes", "coredns", "support", "kubectl"])

@@ -49,7 +49,7 @@ pub(crate) fn start(cluster: &Cluster, nodes: u32, public: &[&str]) -> Result<()
         }
         step("starting the Docker engine", engine::ensure)?;
     }
-    // Kubernetes takes ten minutes to build the first time: meanwhile cargo builds.
+    // Kubernetes takes long to build the first time: meanwhile cargo builds.
     let building = thread::spawn(move || testbed::build_programs(&programs));
     if cluster.takes_images() {
         images::build()?;
