@@ -20,6 +20,7 @@ pub mod server;
 pub mod settings;
 pub mod succession;
 pub mod supervise;
+pub mod volume;
 
 use cachecluster_telemetry::{logs, shutdown};
 use tokio_util::sync::CancellationToken;

@@ -5,24 +5,29 @@
 //! before the agent starts a server that was a primary, it sees to it that a replica has taken over. The server that it
 //! holds down is the fence that makes this safe.
 //!
-//! The wait is bounded, and there is none when no replica is left to take over.
+//! The wait is bounded while no replica with data can be reached, and there is none when no replica is left to take
+//! over. A replica with data that can be reached is never given up for an empty start.
+//!
+//! With a volume the server has its data, and waits for a moment only: a replica goes before the disk when it has what
+//! the disk has.
 
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use cachecluster_contract::Persistence;
-use cachecluster_redis_admin::{execute, observe};
+use cachecluster_redis_admin::{connect, execute, observe};
 use cachecluster_topology::{
     Action, LinkState, NodeId, NodeRef, NodeView, Probe, Role, SlotRanges, parse_nodes,
 };
 use tokio::time::Instant;
 
 use crate::config::NODES_CONF;
-use crate::sample::Sample;
+use crate::sample::{Info, Sample};
 use crate::settings::Settings;
+use crate::volume;
 
 /// How long the first question may take: replicas on machines that live answer in a few milliseconds.
 const FIRST_LOOK: Duration = Duration::from_millis(200);
@@ -30,10 +35,15 @@ const FIRST_LOOK: Duration = Duration::from_millis(200);
 const LOOK: Duration = Duration::from_millis(500);
 /// Time between two looks while nobody can be asked to take over.
 const PAUSE: Duration = Duration::from_millis(50);
+/// Longest time between two attempts at a replica that does not take over; it doubles up to here.
+const LONG_PAUSE: Duration = Duration::from_secs(2);
 /// How long a replica may take to become the primary, with votes and without: 0.1 s is usual.
 const PROMOTION: Duration = Duration::from_secs(1);
 /// How long a replica that is behind waits for a fresher one that has not answered yet.
 const GRACE: Duration = Duration::from_secs(1);
+/// By how much a replica's account of when it lost its link may be off: servers count whole seconds, and the clock that
+/// dated the files may be another machine's.
+const SLACK: Duration = Duration::from_millis(1500);
 
 /// The primary whose server is down, as it last knew itself and its shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +62,8 @@ pub struct Fallen {
     pub offset: Option<u64>,
     /// Whether its data set comes back from disk.
     pub persistence: Persistence,
+    /// When the data set on disk was last written to. `None` when there is none.
+    pub written: Option<SystemTime>,
 }
 
 impl Fallen {
@@ -59,7 +71,7 @@ impl Fallen {
     /// primary with slots, or has never been anything.
     ///
     /// # Errors
-    /// When the file is there and cannot be read. One that makes no sense is left for the server to complain about.
+    /// When a file is there and cannot be read. One that makes no sense is left for the server to complain about.
     pub fn read(
         data_dir: &Path,
         persistence: Persistence,
@@ -78,6 +90,11 @@ impl Fallen {
             fallen.replicas.extend(last.info.replicas());
             fallen.replicas.sort_unstable();
             fallen.replicas.dedup();
+        }
+        if let Some(fallen) = &mut fallen
+            && persistence == Persistence::Volume
+        {
+            fallen.written = volume::last_write(data_dir)?;
         }
         Ok(fallen)
     }
@@ -103,17 +120,20 @@ impl Fallen {
             epoch: me.epoch,
             offset,
             persistence,
+            written: None,
         })
     }
 
     /// Whether all of its slots are another primary's now, by that one's own account or by that of a node that hears it.
-    fn succeeded(&self, views: &[(SocketAddr, NodeView)]) -> bool {
-        let claims: Vec<&SlotRanges> = views
+    fn succeeded(&self, peers: &[Peer]) -> bool {
+        let claims: Vec<&SlotRanges> = peers
             .iter()
-            .filter(|(_, view)| view.id != self.id && view.role == Role::Primary)
-            .map(|(_, view)| &view.slots)
-            .chain(views.iter().flat_map(|(_, view)| {
-                view.known
+            .map(|peer| &peer.view)
+            .filter(|view| view.id != self.id && view.role == Role::Primary)
+            .map(|view| &view.slots)
+            .chain(peers.iter().flat_map(|peer| {
+                peer.view
+                    .known
                     .values()
                     .filter(|node| node.id != self.id && node.link == LinkState::Ok)
                     .filter(|node| node.epoch > self.epoch)
@@ -127,6 +147,44 @@ impl Fallen {
             .flat_map(|range| range.start..=range.end)
             .all(|slot| claims.iter().any(|slots| slots.contains(slot)))
     }
+
+    /// Whether the replica has what this node had acknowledged when it was last seen.
+    fn is_matched_by(&self, peer: &Peer) -> bool {
+        self.offset.is_some_and(|seen| peer.view.offset >= seen)
+    }
+
+    /// Whether the replica's data set goes before what this node would come back with.
+    fn gives_way_to(&self, peer: &Peer) -> bool {
+        match (self.persistence, self.offset, self.written) {
+            (Persistence::Ephemeral, _, _) | (Persistence::Volume, None, None) => true,
+            (Persistence::Volume, Some(_), _) => self.is_matched_by(peer),
+            // Nobody saw the end. What was written while the replica listened, it has.
+            (Persistence::Volume, None, Some(written)) => {
+                peer.heard.is_some_and(|heard| heard + SLACK >= written)
+            }
+        }
+    }
+}
+
+/// A node that answered.
+#[derive(Clone, Debug)]
+struct Peer {
+    addr: SocketAddr,
+    view: NodeView,
+    /// For a replica: until when it heard its primary, which is now if it does still. `None` when it has not since it
+    /// was started, or was not asked.
+    heard: Option<SystemTime>,
+}
+
+impl Peer {
+    fn follows(&self, fallen: &Fallen) -> bool {
+        self.view.primary.as_ref() == Some(&fallen.id)
+    }
+
+    /// Whether there is anything in it, be it while it loads.
+    fn has_data(&self) -> bool {
+        self.view.keys > 0 || self.view.offset > 0
+    }
 }
 
 /// Why the server may start.
@@ -138,7 +196,7 @@ pub enum Release {
     NoReplica,
     /// The data set comes back from disk, and no replica is known to have all of it.
     OwnData,
-    /// The wait is over; no replica with data could be found.
+    /// The wait is over: for so long no replica with data could be reached.
     TimeOut,
 }
 
@@ -163,22 +221,21 @@ enum Way {
 /// What was tried so far.
 #[derive(Clone, Copy, Debug)]
 struct Tried {
+    /// Since the first look.
     elapsed: Duration,
+    /// Since a replica with data was there last, or since the first look.
+    unseen: Duration,
     votes_in_vain: bool,
 }
 
-fn decide(fallen: &Fallen, views: &[(SocketAddr, NodeView)], tried: Tried, hold: Duration) -> Step {
-    let followers = || {
-        views
-            .iter()
-            .filter(|(_, view)| view.primary.as_ref() == Some(&fallen.id))
-    };
-    if fallen.succeeded(views) {
-        // A replica that has not heard of its new primary yet would copy what this node comes back with.
+fn decide(fallen: &Fallen, peers: &[Peer], tried: Tried, hold: Duration) -> Step {
+    let followers = || peers.iter().filter(|peer| peer.follows(fallen));
+    if fallen.succeeded(peers) {
+        // A replica that has not heard of its new primary yet would copy what this node comes back with. It is in
+        // nobody's way for longer: the data are the new primary's.
         return match followers().next() {
-            None => Step::Start(Release::Succeeded),
-            Some(_) if tried.elapsed >= hold => Step::Start(Release::TimeOut),
-            Some(_) => Step::Look,
+            Some(_) if tried.elapsed < hold => Step::Look,
+            _ => Step::Start(Release::Succeeded),
         };
     }
     if fallen.replicas.is_empty() && followers().next().is_none() {
@@ -187,46 +244,35 @@ fn decide(fallen: &Fallen, views: &[(SocketAddr, NodeView)], tried: Tried, hold:
     let all_answered = fallen
         .replicas
         .iter()
-        .all(|addr| views.iter().any(|(from, _)| *from == (*addr).into()));
+        .all(|addr| peers.iter().any(|peer| peer.addr == (*addr).into()));
     if all_answered && followers().next().is_none() {
         return Step::Start(Release::NoReplica);
     }
-    // Every replica has what this node had acknowledged when it was last seen, if it is as far.
-    let in_sync = |view: &NodeView| fallen.offset.is_some_and(|seen| view.offset >= seen);
+    let volume = fallen.persistence == Persistence::Volume;
+    if volume && tried.elapsed >= hold {
+        return Step::Start(Release::OwnData);
+    }
+    let waited = all_answered || tried.elapsed >= GRACE;
     let best = followers()
-        .filter(|(_, view)| !view.loading && (view.keys > 0 || view.offset > 0))
-        .max_by_key(|(_, view)| (view.offset, view.id.clone()));
+        .filter(|peer| !peer.view.loading && peer.has_data() && fallen.gives_way_to(peer))
+        .max_by_key(|peer| (peer.view.offset, peer.view.id.clone()));
     match best {
-        _ if tried.elapsed >= hold => Step::Start(Release::TimeOut),
-        // On disk there is at least what a replica that is behind has.
-        None if fallen.persistence == Persistence::Volume && all_answered => {
-            Step::Start(Release::OwnData)
-        }
-        Some((_, view)) if fallen.persistence == Persistence::Volume && !in_sync(view) => {
-            if all_answered || tried.elapsed >= GRACE {
-                Step::Start(Release::OwnData)
-            } else {
-                Step::Look
-            }
-        }
-        None if fallen.persistence == Persistence::Volume && tried.elapsed >= GRACE => {
-            Step::Start(Release::OwnData)
-        }
-        Some((_, view)) if !in_sync(view) && !all_answered && tried.elapsed < GRACE => Step::Look,
-        Some((addr, view)) => {
-            let way = if tried.votes_in_vain || !majority_lives(fallen, view) {
+        Some(peer) if waited || fallen.is_matched_by(peer) => {
+            let way = if tried.votes_in_vain || !majority_lives(fallen, &peer.view) {
                 Way::Alone
             } else {
                 Way::Votes
             };
             let replica = NodeRef {
-                id: view.id.clone(),
-                name: addr.to_string(),
-                addr: (addr.ip(), addr.port()),
+                id: peer.view.id.clone(),
+                name: peer.addr.to_string(),
+                addr: (peer.addr.ip(), peer.addr.port()),
             };
             Step::Promote(replica, way)
         }
-        None => Step::Look,
+        None if volume && waited => Step::Start(Release::OwnData),
+        None if tried.unseen >= hold => Step::Start(Release::TimeOut),
+        Some(_) | None => Step::Look,
     }
 }
 
@@ -244,7 +290,8 @@ fn majority_lives(fallen: &Fallen, replica: &NodeView) -> bool {
     alive > voters().count() / 2
 }
 
-/// Returns when the server of `fallen` may start again, after `hold` at the latest.
+/// Returns when the server of `fallen` may start again: when a successor is there, or when no replica with data could be
+/// reached for `hold`. While one can be reached that does not take over, this does not return.
 ///
 /// `votes_in_vain`: a replica has asked for votes already and did not get them, so none are asked for.
 pub async fn settle(
@@ -254,16 +301,26 @@ pub async fn settle(
     votes_in_vain: bool,
 ) -> Release {
     let started = Instant::now();
+    let mut seen = started;
     let mut tried = Tried {
         elapsed: Duration::ZERO,
+        unseen: Duration::ZERO,
         votes_in_vain,
     };
     let mut addrs = fallen.replicas.clone();
     let mut patience = FIRST_LOOK;
+    let mut pause = PAUSE;
     loop {
-        let views = look(settings, &addrs, patience).await;
+        let peers = look(settings, fallen, &addrs, patience).await;
+        if peers
+            .iter()
+            .any(|peer| peer.follows(fallen) && peer.has_data())
+        {
+            seen = Instant::now();
+        }
         tried.elapsed = started.elapsed();
-        match decide(fallen, &views, tried, hold) {
+        tried.unseen = seen.elapsed();
+        match decide(fallen, &peers, tried, hold) {
             Step::Start(release) => return release,
             Step::Promote(replica, way) => {
                 tracing::info!(
@@ -275,12 +332,21 @@ pub async fn settle(
                     Way::Votes => Action::ForceFailover { replica },
                     Way::Alone => Action::Takeover { replica },
                 };
-                if let Err(error) = execute(&action, &settings.password, PROMOTION).await {
-                    tracing::warn!(%error, "the replica has not taken over");
-                    tried.votes_in_vain = true;
+                match execute(&action, &settings.password, PROMOTION).await {
+                    // Only the shard's own nodes have something new to say.
+                    Ok(()) => continue,
+                    Err(error) => {
+                        tracing::warn!(
+                            %error,
+                            held_seconds = started.elapsed().as_secs(),
+                            "the replica has not taken over: held back until one has"
+                        );
+                        if tried.votes_in_vain {
+                            pause = LONG_PAUSE.min(pause * 2);
+                        }
+                        tried.votes_in_vain = true;
+                    }
                 }
-                // Only the shard's own nodes have something new to say.
-                continue;
             }
             Step::Look => {}
         }
@@ -289,24 +355,61 @@ pub async fn settle(
         addrs.sort_unstable();
         addrs.dedup();
         patience = LOOK;
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(pause).await;
     }
 }
 
 async fn look(
     settings: &Settings,
+    fallen: &Fallen,
     addrs: &[(IpAddr, u16)],
     patience: Duration,
-) -> Vec<(SocketAddr, NodeView)> {
+) -> Vec<Peer> {
     let asked: Vec<_> = addrs.iter().copied().map(Some).collect();
     let answers = observe(&asked, &settings.password, patience).await;
-    let answered = addrs.iter().zip(answers);
-    answered
-        .filter_map(|(addr, answer)| match answer {
-            Probe::Answered(view) => Some(((*addr).into(), *view)),
-            Probe::Silent(_) => None,
-        })
-        .collect()
+    let mut peers = Vec::new();
+    for (addr, answer) in addrs.iter().zip(answers) {
+        if let Probe::Answered(view) = answer {
+            peers.push(Peer {
+                addr: (*addr).into(),
+                view: *view,
+                heard: None,
+            });
+        }
+    }
+    // Only where nothing else tells how fresh they are.
+    if fallen.written.is_some() && fallen.offset.is_none() {
+        let followers = peers.iter_mut().filter(|peer| peer.follows(fallen));
+        let asking = async {
+            for peer in followers {
+                peer.heard = heard_until(settings, peer.addr, patience).await;
+            }
+        };
+        // Those that were not asked in time count as having heard nothing.
+        let _ = tokio::time::timeout(patience, asking).await;
+    }
+    peers
+}
+
+/// Until when the replica heard its primary.
+async fn heard_until(
+    settings: &Settings,
+    addr: SocketAddr,
+    patience: Duration,
+) -> Option<SystemTime> {
+    let addr = (addr.ip(), addr.port());
+    let mut replica = connect(addr, &settings.password, patience).await.ok()?;
+    let text = replica.text(&["INFO", "replication"]).await.ok()?;
+    link_until(&Info::parse(&text), SystemTime::now())
+}
+
+fn link_until(info: &Info, now: SystemTime) -> Option<SystemTime> {
+    if info.text("master_link_status") == Some("up") {
+        return Some(now);
+    }
+    // -1 when there was no link since the start.
+    let seconds: u64 = info.number("master_link_down_since_seconds")?;
+    now.checked_sub(Duration::from_secs(seconds))
 }
 
 /// The peers that are known by name now: addresses in `nodes.conf` go stale when pods are replaced.
@@ -357,7 +460,7 @@ mod tests {
     }
 
     /// What replica `n` says: that it follows `primary`, or that it is a primary itself.
-    fn replica(n: u8, primary: Option<u8>, offset: u64, others: u8) -> (SocketAddr, NodeView) {
+    fn replica(n: u8, primary: Option<u8>, offset: u64, others: u8) -> Peer {
         let text = nodes_conf(others);
         let mut nodes = String::new();
         for line in text.lines().filter(|line| !line.starts_with("vars")) {
@@ -381,12 +484,17 @@ mod tests {
         );
         let cluster = "cluster_state:ok\ncluster_current_epoch:9\n";
         let view = NodeView::assemble(&nodes, cluster, &info).unwrap();
-        (([127, 0, 0, 1], u16::from(n)).into(), view)
+        Peer {
+            addr: ([127, 0, 0, 1], u16::from(n)).into(),
+            view,
+            heard: None,
+        }
     }
 
     fn after(elapsed: Duration) -> Tried {
         Tried {
             elapsed,
+            unseen: elapsed,
             votes_in_vain: false,
         }
     }
@@ -463,6 +571,26 @@ mod tests {
     }
 
     #[test]
+    fn a_replica_with_data_that_can_be_reached_is_never_given_up() {
+        let fallen = fallen(Persistence::Ephemeral, Some(50));
+        let long = Tried {
+            elapsed: HOLD * 100,
+            unseen: Duration::ZERO,
+            votes_in_vain: true,
+        };
+        let behind = [replica(11, Some(1), 40, 2)];
+        assert_eq!(
+            promoted(decide(&fallen, &behind, long, HOLD)),
+            (11, Way::Alone)
+        );
+        // It cannot be promoted yet, and missed one look just now.
+        let mut loading = replica(11, Some(1), 40, 2);
+        loading.view.loading = true;
+        assert_eq!(decide(&fallen, &[loading], long, HOLD), Step::Look);
+        assert_eq!(decide(&fallen, &[], long, HOLD), Step::Look);
+    }
+
+    #[test]
     fn nobody_answers_and_nobody_is_waited_for_longer_than_the_hold() {
         let fallen = fallen(Persistence::Ephemeral, None);
         assert_eq!(decide(&fallen, &[], after(GRACE), HOLD), Step::Look);
@@ -494,6 +622,57 @@ mod tests {
         assert_eq!(
             decide(&seen, &[], after(GRACE), HOLD),
             Step::Start(Release::OwnData)
+        );
+    }
+
+    #[test]
+    fn where_nobody_saw_the_end_the_replica_that_listened_to_it_goes_before_the_disk() {
+        let written = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        let unseen = Fallen {
+            written: Some(written),
+            ..fallen(Persistence::Volume, None)
+        };
+        let start = after(Duration::ZERO);
+        let with = |heard| {
+            let mut both = [replica(11, Some(1), 40, 2), replica(12, Some(1), 30, 2)];
+            both[1].heard = heard;
+            both
+        };
+        let late = with(Some(written + Duration::from_secs(60)));
+        assert_eq!(promoted(decide(&unseen, &late, start, HOLD)).0, 12);
+        let early = with(Some(written - Duration::from_secs(60)));
+        let restarted = with(None);
+        for behind in [early, restarted] {
+            assert_eq!(
+                decide(&unseen, &behind, start, HOLD),
+                Step::Start(Release::OwnData)
+            );
+        }
+        // A fresher one may be silent only for a moment, and a promotion that fails does not keep the disk away.
+        assert_eq!(decide(&unseen, &late[1..], start, HOLD), Step::Look);
+        assert_eq!(
+            decide(&unseen, &late, after(HOLD), HOLD),
+            Step::Start(Release::OwnData)
+        );
+        let wiped = Fallen {
+            written: None,
+            ..unseen
+        };
+        assert_eq!(promoted(decide(&wiped, &late, start, HOLD)).0, 11);
+    }
+
+    #[test]
+    fn what_a_replica_says_of_its_link() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        let until = |text| link_until(&Info::parse(text), now);
+        assert_eq!(until("master_link_status:up"), Some(now));
+        assert_eq!(
+            until("master_link_status:down\nmaster_link_down_since_seconds:7"),
+            Some(now - Duration::from_secs(7))
+        );
+        assert_eq!(
+            until("master_link_status:down\nmaster_link_down_since_seconds:-1"),
+            None
         );
     }
 }

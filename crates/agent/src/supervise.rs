@@ -20,7 +20,9 @@ use crate::succession::{self, Fallen, Release};
 const STOP: Duration = Duration::from_secs(10);
 /// How long a replica may take to take over when the hand-over did not work and the server is stopped already.
 const LAST_RESORT: Duration = Duration::from_secs(5);
-/// After this many starts in a row without one answer the agent gives up, so that the pod's status shows it.
+/// A server that lived for so long, and answered, was worth its start.
+const STEADY: Duration = Duration::from_secs(30);
+/// After this many starts in a row that were not worth it the agent gives up, so that the pod's status shows it.
 const FUTILE_STARTS: u32 = 5;
 /// Pause after a futile start; doubles each time.
 const BACKOFF: Duration = Duration::from_millis(200);
@@ -34,8 +36,8 @@ pub enum SuperviseError {
     /// The server's process or its files cannot be dealt with.
     #[error("{0}: {1}")]
     Io(&'static str, #[source] io::Error),
-    /// The server ends each time before it answers once: see its log above.
-    #[error("the server ended {FUTILE_STARTS} times before it answered ({0}): giving up")]
+    /// The server ends soon after each start, or before it answers once: see its log above.
+    #[error("the server ended {FUTILE_STARTS} times soon after its start ({0}): giving up")]
     Futile(ExitStatus),
 }
 
@@ -58,10 +60,12 @@ pub async fn run(
     let mut futile = 0;
     // The first start finds what an earlier container of this pod left; later ones know how the server was.
     let mut last = None;
-    let mut crashed = false;
     loop {
         let config = config::render(settings)?;
-        if settle_or_leave(settings, board, crashed, last.as_deref(), &told).await? {
+        // A successor comes first; only then is there time for a pause.
+        if settle_or_leave(settings, board, last.as_deref(), &told).await?
+            || pause_or_leave(futile, &told).await
+        {
             return Ok(());
         }
         let mut server = Server::start(settings, &config, board)
@@ -73,7 +77,6 @@ pub async fn run(
             () = board.hung(start) => End::Hung,
             () = told.cancelled() => End::Told,
         };
-        crashed = true;
         last = board.sample();
         let status = match end {
             End::Told => {
@@ -88,18 +91,29 @@ pub async fn run(
         };
         tracing::error!(%status, restarts = board.restarts(), "the server ended");
         board.enter(Phase::Down(format!("the server ended: {status}")));
-        if board.sample().is_some() {
-            futile = 0;
-            continue;
-        }
-        futile += 1;
+        futile = futile_starts(futile, last.is_some(), start.elapsed());
         if futile == FUTILE_STARTS {
             return Err(SuperviseError::Futile(status));
         }
-        tokio::select! {
-            () = tokio::time::sleep(BACKOFF * 2_u32.pow(futile)) => {}
-            () = told.cancelled() => return Ok(()),
-        }
+    }
+}
+
+/// How many starts in a row were futile, after one more run.
+fn futile_starts(before: u32, answered: bool, lived: Duration) -> u32 {
+    match answered && lived >= STEADY {
+        true => 0,
+        false => before + 1,
+    }
+}
+
+/// Waits before the next start, the longer the more were futile. Whether it was `told` to stop meanwhile.
+async fn pause_or_leave(futile: u32, told: &CancellationToken) -> bool {
+    if futile == 0 {
+        return false;
+    }
+    tokio::select! {
+        () = tokio::time::sleep(BACKOFF * 2_u32.pow(futile)) => false,
+        () = told.cancelled() => true,
     }
 }
 
@@ -112,11 +126,10 @@ fn lost(error: io::Error) -> SuperviseError {
 async fn settle_or_leave(
     settings: &Settings,
     board: &Board,
-    crashed: bool,
     last: Option<&Sample>,
     told: &CancellationToken,
 ) -> Result<bool, SuperviseError> {
-    let mut settling = std::pin::pin!(settle(settings, board, crashed, last));
+    let mut settling = std::pin::pin!(settle(settings, board, last));
     tokio::select! {
         outcome = &mut settling => outcome.map(|()| false),
         () = told.cancelled() => {
@@ -130,14 +143,9 @@ async fn settle_or_leave(
 async fn settle(
     settings: &Settings,
     board: &Board,
-    crashed: bool,
     last: Option<&Sample>,
 ) -> Result<(), SuperviseError> {
     let persistence = settings.cluster.persistence;
-    if !crashed && persistence == Persistence::Volume {
-        // It has its data. If a replica was promoted meanwhile, the server finds out and follows it.
-        return Ok(());
-    }
     let fallen = Fallen::read(&settings.data_dir, persistence, last)
         .map_err(|error| SuperviseError::Io("cannot read nodes.conf", error))?;
     let Some(fallen) = fallen else {
@@ -151,7 +159,7 @@ async fn settle(
         (Release::TimeOut, Persistence::Ephemeral) => tracing::warn!(
             millis,
             slots = fallen.slots.len(),
-            "no replica with data was found: starting empty"
+            "no replica with data could be reached: starting empty"
         ),
         _ => tracing::info!(millis, ?release, "the server may start"),
     }
@@ -185,8 +193,21 @@ async fn stop(
         .map_err(|error| SuperviseError::Io("cannot read nodes.conf", error))?;
     if let Some(fallen) = fallen {
         let in_vain = outcome == Outcome::Failed;
-        let release = succession::settle(settings, &fallen, LAST_RESORT, in_vain).await;
+        let settling = succession::settle(settings, &fallen, LAST_RESORT, in_vain);
+        let release = tokio::time::timeout(LAST_RESORT, settling).await.ok();
         tracing::info!(?release, "looked for a successor");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_server_that_lived_for_a_while_starts_the_count_anew() {
+        assert_eq!(futile_starts(3, true, STEADY), 0);
+        assert_eq!(futile_starts(3, true, Duration::from_secs(1)), 4);
+        assert_eq!(futile_starts(3, false, STEADY), 4);
+    }
 }

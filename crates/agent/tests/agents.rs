@@ -555,3 +555,93 @@ async fn with_a_volume_a_replica_in_step_is_preferred_to_the_disk() {
     agents[0].until_ready().await;
     assert!(agents[0].is(Role::Replica).await);
 }
+
+#[tokio::test]
+async fn with_a_volume_a_replica_that_listened_to_the_end_goes_before_the_disk() {
+    let mut agents = cluster(Persistence::Volume, 1, 1).await;
+    agents[0].text(&["SET", "k", "v"]).await;
+    until("the replica has the key", async || {
+        agents[1].view().await.unwrap().keys == 1
+    })
+    .await;
+    agents[0].crash().await;
+    agents[0].spawn();
+    until("the replica has taken over", async || {
+        agents[1].is(Role::Primary).await
+    })
+    .await;
+    agents[0].until_ready().await;
+    assert!(agents[0].is(Role::Replica).await);
+    assert_eq!(agents[0].view().await.unwrap().keys, 1);
+}
+
+#[tokio::test]
+async fn with_a_volume_the_disk_goes_before_a_replica_that_missed_the_end_and_nobody_waits_long() {
+    let mut agents = cluster(Persistence::Volume, 1, 1).await;
+    agents[0].text(&["SET", "k", "v"]).await;
+    agents[1].crash().await;
+    agents[0].text(&["SET", "late", "v"]).await;
+    agents[0].crash().await;
+    // The replica is there, with data and without ever having heard its primary.
+    agents[1].spawn();
+    agents[1].until_answers().await;
+    let started = Instant::now();
+    agents[0].spawn();
+    agents[0].until_answers().await;
+    let took = started.elapsed();
+    println!("volumes, everybody restarted: answers after {took:?}");
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    agents[0].until_ready().await;
+    assert!(agents[0].is(Role::Primary).await);
+    assert_eq!(agents[0].text(&["GET", "late"]).await, "v");
+    // Nor is there a long wait when nobody else is there at all.
+    agents[1].crash().await;
+    agents[0].crash().await;
+    let started = Instant::now();
+    agents[0].spawn();
+    agents[0].until_answers().await;
+    let took = started.elapsed();
+    println!("volumes, alone: answers after {took:?}");
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    assert!(agents[0].is(Role::Primary).await);
+}
+
+#[tokio::test]
+async fn a_server_that_dies_soon_after_each_start_ends_the_agent() {
+    let mut agent = Agent::start(Persistence::Ephemeral, NODE_TIMEOUT);
+    let ended = async {
+        while agent
+            .process
+            .as_mut()
+            .unwrap()
+            .try_wait()
+            .unwrap()
+            .is_none()
+        {
+            // It has answered the agent, too.
+            if agent
+                .get("/metrics")
+                .await
+                .1
+                .contains("cachecluster_redis_up 1")
+            {
+                let pid = agent.server_pid().await;
+                let _ = kill(pid, Signal::SIGKILL);
+                until("the agent has noticed", async || {
+                    !agent
+                        .get("/metrics")
+                        .await
+                        .1
+                        .contains("cachecluster_redis_up 1")
+                })
+                .await;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), ended)
+        .await
+        .expect("the agent gives up");
+    assert!(!agent.wait().success());
+    assert!(agent.log().contains("giving up"), "{}", agent.log());
+}
