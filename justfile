@@ -8,7 +8,7 @@ default:
 up *args:
     cargo xtask up {{args}}
 
-# Remove every trace of `up`
+# Remove what `up` made; the cache folder of built programs stays
 down *args:
     cargo xtask down {{args}}
 
