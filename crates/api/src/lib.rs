@@ -3,6 +3,7 @@
 //! [`run`] is the whole life of the process: it opens the store, serves the public routes ([`router`]) and the admin
 //! port, and stops in the order that loses no request ([`shutdown`]).
 
+pub mod connection;
 pub mod error;
 pub mod metrics;
 pub mod middleware;
