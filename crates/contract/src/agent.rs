@@ -6,9 +6,10 @@ use serde::{Deserialize, Serialize};
 
 /// Settings document of the agents of one cluster, the same for all of its pods.
 ///
-/// Unknown members are refused, so that an older agent says that it is older instead of ignoring a setting.
+/// Unknown members are passed over: a newer operator writes the document before the agents are replaced, and a container
+/// that is restarted meanwhile has to come up. The agent names them in its log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct AgentSettings {
     /// Name of the cluster.
     pub cluster: String,
@@ -38,7 +39,8 @@ pub enum Persistence {
 }
 
 /// Directives of redis.conf that belong to the operator and the agent, sorted. Both refuse them by name when a user
-/// sets them: the resource's admission rule and the agent's renderer are made from this one list.
+/// sets them: the resource's admission rule and the agent's renderer are made from this one list. A directive that has
+/// two names is here with both.
 ///
 /// Source: the configuration files of Redis 7.0 to 8.2 and Valkey 8 and 9.
 pub const RESERVED_DIRECTIVES: &[&str] = &[
@@ -67,12 +69,15 @@ pub const RESERVED_DIRECTIVES: &[&str] = &[
     "cluster-replica-no-failover",
     "cluster-replica-validity-factor",
     "cluster-require-full-coverage",
+    "cluster-slave-no-failover",
+    "cluster-slave-validity-factor",
     "daemonize",
     "databases",
     "dbfilename",
     "dir",
     "enable-debug-command",
     "enable-module-command",
+    "enable-protected-configs",
     "include",
     "loadmodule",
     "locale-collate",
@@ -103,7 +108,11 @@ pub const RESERVED_DIRECTIVES: &[&str] = &[
     "slaveof",
     "supervised",
     "syslog-enabled",
+    "tls-auth-clients",
+    "tls-auth-clients-user",
+    "tls-cluster",
     "tls-port",
+    "tls-replication",
     "unixsocket",
     "unixsocketperm",
     "user",
@@ -114,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_settings_document_reads_back_and_refuses_what_it_does_not_know() {
+    fn the_settings_document_reads_back_also_from_a_newer_operator() {
         let settings = AgentSettings {
             cluster: "demo".to_owned(),
             peers: "demo-nodes.default.svc".to_owned(),
@@ -130,11 +139,9 @@ mod tests {
             settings
         );
         let newer = text.replacen('{', "{\"fromTheFuture\":1,", 1);
-        assert!(
-            serde_json::from_str::<AgentSettings>(&newer)
-                .unwrap_err()
-                .to_string()
-                .contains("fromTheFuture")
+        assert_eq!(
+            serde_json::from_str::<AgentSettings>(&newer).unwrap(),
+            settings
         );
     }
 
