@@ -52,6 +52,10 @@ pub fn render(settings: &Settings) -> Result<String, ConfigError> {
     file.raw("cluster-enabled", "yes");
     file.raw("cluster-config-file", NODES_CONF);
     file.raw("cluster-announce-ip", settings.pod_ip);
+    if let Some(hostname) = &settings.hostname {
+        // Clients are still redirected to addresses; this is for people.
+        file.raw("cluster-announce-hostname", hostname);
+    }
     file.raw("cluster-node-timeout", cluster.node_timeout);
     // A shard that is down must not take the others with it.
     file.raw("cluster-require-full-coverage", "no");
@@ -173,6 +177,7 @@ mod tests {
             redis_port: 6379,
             admin_port: 0,
             pod_ip: [10, 0, 0, 7].into(),
+            hostname: Some("quickstart-shard-0-1".to_owned()),
             hold: Duration::from_secs(1),
         }
     }
@@ -183,6 +188,7 @@ mod tests {
         for line in [
             "port 6379",
             "cluster-announce-ip 10.0.0.7",
+            "cluster-announce-hostname quickstart-shard-0-1",
             "cluster-node-timeout 2000",
             "maxmemory 536870912",
             "maxmemory-policy \"allkeys-lfu\"",

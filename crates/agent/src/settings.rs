@@ -58,7 +58,10 @@ pub struct RunArgs {
     /// Address that the other nodes shall use for this one.
     #[arg(long, env = paths::env::POD_IP)]
     pub pod_ip: IpAddr,
-    /// For how many seconds a primary that lost its memory is held back at most, waiting for a replica to take over.
+    /// Name of the pod, told to the other nodes and to clients as a host name besides the address.
+    #[arg(long, env = paths::env::POD_NAME)]
+    pub pod_name: Option<String>,
+    /// For how many seconds a primary that lost its memory is held back while no replica with data can be reached.
     #[arg(long, default_value_t = 30)]
     pub hold_seconds: u64,
     /// Levels of the log, in the syntax of RUST_LOG.
@@ -88,6 +91,8 @@ pub struct Settings {
     pub admin_port: u16,
     /// The address that is announced to the other nodes.
     pub pod_ip: IpAddr,
+    /// The host name that is announced besides. `None` when the pod's name is unknown or is no host name.
+    pub hostname: Option<String>,
     /// Bound of the safe boot's wait.
     pub hold: Duration,
 }
@@ -123,11 +128,10 @@ impl RunArgs {
     /// See [`SettingsError`].
     pub fn resolve(self, path: &std::ffi::OsStr) -> Result<Settings, SettingsError> {
         let document = read(&self.settings)?;
-        let cluster =
-            serde_json::from_str(&document).map_err(|source| SettingsError::Document {
-                path: self.settings.clone(),
-                source,
-            })?;
+        let cluster = parse(&document).map_err(|source| SettingsError::Document {
+            path: self.settings.clone(),
+            source,
+        })?;
         // Editors and `echo` end files with a newline, which is no part of the password.
         let password = read(&self.password_file)?;
         let password = Password::new(password.trim_end_matches(['\n', '\r']));
@@ -148,9 +152,36 @@ impl RunArgs {
             redis_port: self.redis_port,
             admin_port: self.admin_port,
             pod_ip: self.pod_ip,
+            hostname: self.pod_name.filter(|name| is_hostname(name)),
             hold: Duration::from_secs(self.hold_seconds),
         })
     }
+}
+
+fn parse(document: &str) -> Result<AgentSettings, serde_json::Error> {
+    let settings: AgentSettings = serde_json::from_str(document)?;
+    let unknown = unknown(document, &settings)?;
+    if !unknown.is_empty() {
+        tracing::warn!(
+            ?unknown,
+            "settings of a newer operator are passed over until this pod is replaced"
+        );
+    }
+    Ok(settings)
+}
+
+/// The document's members that are not among the settings' own.
+fn unknown(document: &str, settings: &AgentSettings) -> Result<Vec<String>, serde_json::Error> {
+    let told: serde_json::Map<String, serde_json::Value> = serde_json::from_str(document)?;
+    let known = serde_json::to_value(settings)?;
+    let names = told.into_iter().map(|(name, _)| name);
+    Ok(names.filter(|name| known.get(name).is_none()).collect())
+}
+
+/// Whether the server takes it for a host name. Names of pods always are.
+fn is_hostname(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.');
+    (1..=253).contains(&name.len()) && name.bytes().all(plain)
 }
 
 fn read(path: &Path) -> Result<String, SettingsError> {
@@ -186,6 +217,26 @@ mod tests {
         assert_eq!(find(&names, path), Some(dir.path().join("valkey-server")));
         fs::write(dir.path().join("redis-server"), "").unwrap();
         assert_eq!(find(&names, path), Some(dir.path().join("redis-server")));
+    }
+
+    #[test]
+    fn only_names_of_hosts_are_announced() {
+        for name in ["quickstart-shard-0-1", "a", "a.b"] {
+            assert!(is_hostname(name), "{name}");
+        }
+        for name in ["", "a b", "a,b", "a_b", "\u{e4}", &"a".repeat(254)] {
+            assert!(!is_hostname(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_a_newer_operator_adds_is_named_and_passed_over() {
+        let document = r#"{"cluster":"a","peers":"b","maxmemory":1,"eviction":"c","nodeTimeout":2,
+            "persistence":"volume","fromTheFuture":{"a":1}}"#;
+        let settings = parse(document).unwrap();
+        assert_eq!(settings.node_timeout, 2);
+        assert_eq!(unknown(document, &settings).unwrap(), ["fromTheFuture"]);
+        assert!(parse("{}").is_err());
     }
 
     #[test]

@@ -71,6 +71,7 @@ impl Agent {
             .arg("--run-dir")
             .arg(path("run"))
             .env("POD_IP", "127.0.0.1")
+            .env("POD_NAME", format!("test-{}", self.port))
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -344,6 +345,11 @@ async fn one_node_serves_tells_how_it_is_and_keeps_its_secret() {
     assert!(
         clients.contains("maxclients:200"),
         "the user's directive is in force"
+    );
+    let nodes = agent.text(&["CLUSTER", "NODES"]).await;
+    assert!(
+        nodes.contains(&format!(",test-{} ", agent.port)),
+        "the pod's name is announced: {nodes}"
     );
 
     agent.terminate();

@@ -6,7 +6,7 @@ pub const AGENT_DIR: &str = "/opt/cachecluster";
 pub const AGENT_BINARY: &str = "/opt/cachecluster/cachecluster-agent";
 /// Redis's working directory: `nodes.conf`, snapshots, append-only files.
 pub const DATA_DIR: &str = "/data";
-/// Writable scratch of the agent, in memory: the rendered configuration with its secrets, the ACL file, sockets.
+/// Writable scratch of the agent, in memory: the rendered configuration with its secrets.
 pub const RUN_DIR: &str = "/run/cachecluster";
 /// The agent's settings document (an [`AgentSettings`](crate::AgentSettings) as JSON), mounted from a ConfigMap.
 pub const AGENT_SETTINGS: &str = "/etc/cachecluster/settings/settings.json";
@@ -23,10 +23,8 @@ pub const PASSWORD_KEY: &str = "password";
 
 /// Environment variables that the agent reads: facts about its own pod, by the downward API. Never secrets.
 pub mod env {
-    /// The pod's name, e.g. `quickstart-shard-0-1`.
+    /// The pod's name, e.g. `quickstart-shard-0-1`, announced to the other nodes as a host name.
     pub const POD_NAME: &str = "POD_NAME";
     /// The pod's IP address, announced to the other nodes.
     pub const POD_IP: &str = "POD_IP";
-    /// The pod's namespace.
-    pub const POD_NAMESPACE: &str = "POD_NAMESPACE";
 }
