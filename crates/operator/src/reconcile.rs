@@ -64,7 +64,7 @@ pub enum Error {
     #[error("the resource cannot be read: {0}")]
     Unreadable(String),
     /// Something that no watch covers could not be read.
-    #[error("cannot observe: {0}")]
+    #[error("cannot observe: {}", apply::said(.0))]
     Observe(#[source] kube::Error),
     /// An object could not be brought into its wanted form.
     #[error(transparent)]
@@ -73,7 +73,7 @@ pub enum Error {
     #[error("cannot change the topology: {0}")]
     Execute(#[from] ExecuteError),
     /// The status could not be written.
-    #[error("cannot write the status: {0}")]
+    #[error("cannot write the status: {}", apply::said(.0))]
     Status(#[source] kube::Error),
     /// The pass took too long.
     #[error("the pass did not end within {} s", .0.as_secs())]

@@ -36,6 +36,15 @@ pub const APPLIED: &str = "cachecluster.io/applied";
 /// Requests to the API server at a time, for one cluster.
 const SIDE_BY_SIDE: usize = 8;
 
+/// What the API server said, without what only programs read.
+#[must_use]
+pub fn said(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
+        other => other.to_string(),
+    }
+}
+
 /// Why an object is not in its wanted form.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
@@ -66,7 +75,7 @@ pub enum ApplyError {
         source: serde_json::Error,
     },
     /// The API server refused or did not answer.
-    #[error("{kind} {name}: {source}")]
+    #[error("{kind} {name}: {}", said(source))]
     Request {
         /// Kind of object.
         kind: String,
@@ -384,4 +393,23 @@ fn metric_kind(kind: &str) -> &'static str {
         .into_iter()
         .find(|known| *known == kind)
         .unwrap_or("other")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_api_server_said_is_told_in_its_words() {
+        let status = kube::core::Status::failure("nodePort: port is already allocated", "Invalid");
+        let error = ApplyError::Request {
+            kind: "Service".to_owned(),
+            name: "demo-api".to_owned(),
+            source: kube::Error::Api(Box::new(status)),
+        };
+        assert_eq!(
+            error.to_string(),
+            "Service demo-api: nodePort: port is already allocated"
+        );
+    }
 }

@@ -45,6 +45,17 @@ pub struct Observed {
     pub stateful_sets: usize,
 }
 
+impl Observed {
+    /// Whether the process of any Redis pod may be running, as far as Kubernetes knows.
+    #[must_use]
+    pub fn any_server_runs(&self) -> bool {
+        let running = [Presence::Running, Presence::Terminating];
+        self.members
+            .iter()
+            .any(|member| running.contains(&member.presence))
+    }
+}
+
 /// What is known of the password.
 #[derive(Clone, Debug)]
 pub enum Secrecy {

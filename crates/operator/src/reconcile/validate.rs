@@ -147,10 +147,20 @@ pub fn validate(
         .unwrap_or_else(|| names::auth(&name));
     let (password, create, objection) = match &observed.secrecy {
         Secrecy::Known(password) => (password.clone(), false, None),
-        Secrecy::Absent { remembered } => {
-            let password = remembered.clone().unwrap_or_else(|| fresh.clone());
-            (password, true, None)
+        Secrecy::Absent {
+            remembered: Some(password),
+        } => (password.clone(), true, None),
+        Secrecy::Absent { remembered: None } if observed.any_server_runs() => {
+            return Err(Rejection {
+                reason: reason::SECRET_MISSING,
+                message: format!(
+                    "Secret {secret} is gone, and running servers use its password, which nobody knows any more: \
+                     restore the Secret; or delete the Redis pods, which start anew with a new password and only \
+                     what is on their volumes"
+                ),
+            });
         }
+        Secrecy::Absent { remembered: None } => (fresh.clone(), true, None),
         Secrecy::Kept {
             password,
             objection,
@@ -186,4 +196,50 @@ pub fn validate(
         },
         name,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use cachecluster_topology::Presence;
+    use serde_json::json;
+
+    use super::*;
+    use crate::reconcile::fixture::{formed, nothing, resource, world};
+
+    fn without_secret(mut observed: Observed, remembered: Option<&str>) -> Observed {
+        let remembered = remembered.map(Password::new);
+        observed.secrecy = Secrecy::Absent { remembered };
+        observed
+    }
+
+    fn password(observed: &Observed) -> Result<String, Rejection> {
+        let fresh = Password::new("fresh");
+        let valid = validate(&resource(json!({})), observed, &fresh)?;
+        assert!(valid.auth.create);
+        Ok(valid.auth.password.expose().to_owned())
+    }
+
+    #[test]
+    fn a_password_is_generated_only_while_no_server_can_have_another() {
+        assert_eq!(
+            password(&without_secret(nothing(), None)).as_deref(),
+            Ok("fresh")
+        );
+        let mut running = without_secret(world(formed(1, 1).world()), None);
+        let refused = password(&running).unwrap_err();
+        assert_eq!(refused.reason, reason::SECRET_MISSING);
+        assert!(refused.message.contains("restore the Secret"));
+
+        // Pods that wait for the Secret have not started.
+        for member in &mut running.members {
+            member.presence = Presence::Starting;
+        }
+        assert_eq!(password(&running).as_deref(), Ok("fresh"));
+    }
+
+    #[test]
+    fn a_password_that_is_remembered_is_given_back() {
+        let running = without_secret(world(formed(1, 1).world()), Some("old"));
+        assert_eq!(password(&running).as_deref(), Ok("old"));
+    }
 }

@@ -80,10 +80,16 @@ pub(super) fn ready(
         all.extend(pods::troubles(&observed.api_pods));
         (false, why, sentence(&all))
     } else {
-        let message = format!(
-            "{} shards serve all slots, each with {} replicas in sync",
-            cluster.shards, cluster.replicas
-        );
+        let shards = match cluster.shards {
+            1 => "1 shard serves all slots".to_owned(),
+            many => format!("{many} shards serve all slots"),
+        };
+        let replicas = match cluster.replicas {
+            0 => "without replicas".to_owned(),
+            1 => "with 1 replica in sync each".to_owned(),
+            many => format!("with {many} replicas in sync each"),
+        };
+        let message = format!("{shards}, {replicas}");
         (true, reason::ALL_SLOTS_SERVED, message)
     }
 }
