@@ -2,7 +2,7 @@
 #
 #   docker build --target api -t cachecluster/api .     (or: agent, operator)
 #
-# Works with BuildKit and with the classic builder, for whatever platform the builder image is of. The stages stand in
+# Written for BuildKit and the classic builder (the tests use the classic one), for whatever platform the builder image is of. The stages stand in
 # this order because the classic builder makes every stage before its target: the API, which local development needs,
 # does not wait for the operator.
 ARG RUST_IMAGE=rust:1.95-slim-trixie

@@ -215,7 +215,8 @@ async fn accept(
             },
         }
     }
-    // Those whom the kernel has accepted already were promised an answer: closing the socket now would reset them.
+    // Closing the socket would reset those whom the kernel has accepted already. They are taken as well, though one that
+    // has not sent its first bytes by the time of the drain may still be closed unanswered.
     while let Ok(permit) = room.clone().try_acquire_owned() {
         match futures::FutureExt::now_or_never(listener.accept()) {
             Some(Ok((stream, _))) => take(stream, Some(permit)),
