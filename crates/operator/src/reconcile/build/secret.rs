@@ -39,8 +39,8 @@ pub fn random() -> Password {
 pub fn auth_secret(cluster: &ValidatedCluster) -> Secret {
     let password = cluster.auth.password.expose().as_bytes().to_vec();
     Secret {
-        // The nodes would not follow a change.
-        immutable: Some(true),
+        // Not immutable, though nothing should change it: a kubelet never reads an immutable Secret again while one of
+        // its pods uses it, and would give the password of a deleted cluster to pods of a new one of the same name.
         metadata: metadata(
             cluster,
             names::auth(&cluster.name),
@@ -58,12 +58,20 @@ pub fn auth_secret(cluster: &ValidatedCluster) -> Secret {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::reconcile::fixture::valid;
 
     #[test]
     fn generated_passwords_are_long_and_never_the_same() {
         let (one, other) = (random(), random());
         assert_eq!(one.expose().len(), LENGTH);
         assert_ne!(one, other);
+    }
+
+    #[test]
+    fn kubelets_read_the_secret_of_a_new_cluster_while_pods_of_a_deleted_one_use_the_former() {
+        assert_eq!(auth_secret(&valid(json!({}))).immutable, None);
     }
 }
