@@ -9,6 +9,7 @@ pub mod lease;
 pub mod memory;
 pub mod metrics;
 pub mod reconcile;
+pub mod requests;
 pub mod settings;
 pub mod stores;
 
@@ -75,9 +76,8 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let config = kube::Config::infer()
         .await
         .context("no way to the API server")?;
-    let client = kube::Client::try_from(config.clone())?;
-
     let metrics = Arc::new(Metrics::default());
+    let client = requests::counted(config.clone(), metrics.clone())?;
     let liveness = Readiness::not_ready("starting");
     let readiness = Readiness::not_ready("starting");
     let admin = Admin {

@@ -18,6 +18,7 @@ pub struct Metrics {
     errors: Family<Kind, Counter>,
     actions: Family<ActionLabels, Counter>,
     writes: Family<Kind, Counter>,
+    requests: Family<RequestLabels, Counter>,
     clusters: Family<PhaseLabel, Gauge>,
     leader: Gauge,
 }
@@ -31,6 +32,12 @@ struct Kind {
 struct ActionLabels {
     kind: &'static str,
     outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    verb: &'static str,
+    resource: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -48,6 +55,7 @@ impl Default for Metrics {
             errors: Family::default(),
             actions: Family::default(),
             writes: Family::default(),
+            requests: Family::default(),
             clusters: Family::default(),
             leader: Gauge::default(),
         }
@@ -80,6 +88,11 @@ impl Metrics {
             "Writes to the API server, by kind of object",
             self.writes.clone(),
         );
+        ours.register(
+            "api_requests",
+            "Requests to the API server but those of the lease, by verb and kind of object",
+            self.requests.clone(),
+        );
         ours.register("clusters", "Clusters, by phase", self.clusters.clone());
         ours.register(
             "leader",
@@ -110,6 +123,14 @@ impl Metrics {
     /// An object was written.
     pub fn wrote(&self, kind: &'static str) {
         self.writes.get_or_create(&Kind { kind }).inc();
+    }
+
+    /// Something was asked of the API server.
+    pub fn requested(&self, verb: &'static str, resource: &str) {
+        let resource = resource.to_owned();
+        self.requests
+            .get_or_create(&RequestLabels { verb, resource })
+            .inc();
     }
 
     /// How many clusters are in each phase.

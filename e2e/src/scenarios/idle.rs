@@ -52,11 +52,13 @@ async fn idle(ctx: &Ctx) -> Result<Vec<Figure>> {
 
     let minutes = ctx.settings.idle.as_secs_f64() / 60.0;
     let cpu = end.sum(|operator| operator.cpu_seconds) - start.sum(|o| o.cpu_seconds);
-    let requests = end.requests - start.requests;
+    let requests = end.sum(|operator| operator.requests) - start.sum(|o| o.requests);
+    let seen = end.requests - start.requests;
     let mut figures = vec![
         Figure::seconds("watched for", ctx.settings.idle),
         Figure::number("API-server writes", own, "").at_most(0.0),
         Figure::number("API-server requests a minute", requests / minutes, "").at_most(10.0),
+        Figure::number("with watches and leases", seen / minutes, ""),
         Figure::number("operator CPU a minute", cpu / minutes, "s").at_most(0.2),
     ];
     figures.extend(memory(ctx).await?);
@@ -103,7 +105,7 @@ struct Meter {
     /// Writes that only the operator makes, as the API server counted them.
     server_writes: BTreeMap<String, f64>,
     /// Requests of service accounts outside of kube-system, as the API server counted them. Where nothing else is
-    /// installed these are the operator's, its lease's among them.
+    /// installed these are the operator's, its watches and its lease's among them.
     requests: f64,
     /// What each of the operator's processes counted, by its pod's uid.
     operators: BTreeMap<String, Operator>,
@@ -113,6 +115,8 @@ struct Meter {
 struct Operator {
     /// Writes to the API server: of the resource, its children, pods and Secrets.
     writes: f64,
+    /// Requests to the API server besides watches and the lease.
+    requests: f64,
     /// CPU time.
     cpu_seconds: f64,
 }
@@ -129,12 +133,18 @@ impl Meter {
             let writes = samples(&text, "cachecluster_operator_api_writes_total");
             let operator = Operator {
                 writes: writes.iter().map(|sample| sample.value).sum(),
+                requests: requests(&text),
                 cpu_seconds: total(&text, "process_cpu_seconds_total")
                     .with_context(|| pod.name_any())?,
             };
             operators.insert(pod.uid().unwrap_or_default(), operator);
         }
-        ensure!(!operators.is_empty(), "there are no operator pods");
+        ensure!(
+            operators
+                .values()
+                .any(|operator: &Operator| operator.requests > 0.0),
+            "no operator pod tells of a request, though a cluster was made"
+        );
         Ok(Self {
             server_writes: server_writes(&text),
             requests: service_account_requests(&text)?,
@@ -167,6 +177,16 @@ fn server_writes(text: &str) -> BTreeMap<String, f64> {
         }
     }
     found
+}
+
+/// How many requests the operator counted, besides watches; its lease's are not among them. A replica that has never
+/// led has made none.
+fn requests(text: &str) -> f64 {
+    samples(text, "cachecluster_operator_api_requests_total")
+        .iter()
+        .filter(|sample| sample.label("verb") != "watch")
+        .map(|sample| sample.value)
+        .sum()
 }
 
 /// How many requests of ordinary service accounts the API server let in.
@@ -260,6 +280,15 @@ apiserver_flowcontrol_dispatched_requests_total{flow_schema="exempt",priority_le
             ("POST secrets", 3.0),
         ];
         assert_eq!(found, wanted.map(|(name, count)| (name.to_owned(), count)));
+    }
+
+    #[test]
+    fn watches_are_no_requests() {
+        let text = r#"cachecluster_operator_api_requests_total{verb="watch",resource="pods"} 9
+cachecluster_operator_api_requests_total{verb="get",resource="secrets"} 2
+cachecluster_operator_api_requests_total{verb="patch",resource="cacheclusters"} 3
+"#;
+        assert_eq!(requests(text), 5.0);
     }
 
     #[test]
