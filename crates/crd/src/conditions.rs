@@ -39,6 +39,8 @@ pub mod reason {
     pub const SECRET_CHANGED: &str = "SecretChanged";
     /// Accepted: an object with a name that the cluster needs exists and belongs to somebody else.
     pub const NAME_TAKEN: &str = "NameTaken";
+    /// Accepted: the port of `spec.api.service.nodePort` is out of the cluster's range, or somebody else's.
+    pub const NODE_PORT_UNAVAILABLE: &str = "NodePortUnavailable";
     /// Any: the last pass failed; the message says at what.
     pub const RECONCILE_FAILED: &str = "ReconcileFailed";
 }

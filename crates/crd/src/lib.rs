@@ -15,8 +15,8 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 
 pub use bytes::ByteSize;
 pub use spec::{
-    Api, ApiService, Auth, CacheCluster, CacheClusterSpec, Engine, Eviction, OnDelete, ServiceType,
-    Storage,
+    Api, ApiResources, ApiService, Auth, CacheCluster, CacheClusterSpec, Engine, Eviction,
+    OnDelete, ServiceType, Storage,
 };
 pub use status::{CacheClusterStatus, Phase, ShardStatus};
 

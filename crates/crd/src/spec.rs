@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::ResourceRequirements;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -78,6 +78,8 @@ pub struct CacheClusterSpec {
         .message("spec.memory is a whole number of bytes with an optional unit: write it like 512Mi or 4Gi"))]
     #[x_kube(validation = Rule::new("!self.matches('^[1-9][0-9]*(Ki|Mi|Gi|Ti|k|M|G|T)?$') || quantity(self).compareTo(quantity('32Mi')) >= 0")
         .message("spec.memory is too small for a Redis node: use at least 32Mi"))]
+    #[x_kube(validation = Rule::new("!self.matches('^[1-9][0-9]*(Ki|Mi|Gi|Ti|k|M|G|T)?$') || quantity(self).compareTo(quantity('1Ti')) <= 0")
+        .message("spec.memory is what each Redis pod holds, and no machine has so much: use at most 1Ti, and more shards for more data"))]
     pub memory: ByteSize,
 
     /// A volume for each pod. Absent: data lives in memory only and survives through replicas.
@@ -168,11 +170,17 @@ pub struct Storage {
     #[schemars(length(max = 24))]
     #[x_kube(validation = Rule::new("self.matches('^[1-9][0-9]*(Ki|Mi|Gi|Ti|k|M|G|T)?$')")
         .message("spec.storage.size is a whole number of bytes with an optional unit: write it like 10Gi"))]
+    #[x_kube(validation = Rule::new("!self.matches('^[1-9][0-9]*(Ki|Mi|Gi|Ti|k|M|G|T)?$') || quantity(self).compareTo(quantity('64Mi')) >= 0")
+        .message("spec.storage.size is too small for any cache: use at least 64Mi, better twice spec.memory"))]
+    #[x_kube(validation = Rule::new("!self.matches('^[1-9][0-9]*(Ki|Mi|Gi|Ti|k|M|G|T)?$') || quantity(self).compareTo(quantity('64Ti')) <= 0")
+        .message("spec.storage.size is more than any volume has: use at most 64Ti; twice spec.memory is enough"))]
     pub size: ByteSize,
 
     /// StorageClass of the volumes. Absent: the cluster's default class.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new(object_name_rule())
+        .message("spec.storage.storageClassName is the name of a StorageClass: lower-case letters, digits, '-' and '.', as kubectl get storageclass shows it"))]
     pub storage_class_name: Option<String>,
 
     /// What becomes of the volumes when the CacheCluster is deleted.
@@ -198,6 +206,8 @@ pub struct Auth {
     /// `<name>-auth`, once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new(object_name_rule())
+        .message("spec.auth.secretName is the name of a Secret: lower-case letters, digits, '-' and '.', as kubectl get secrets shows it"))]
     pub secret_name: Option<String>,
 }
 
@@ -212,11 +222,26 @@ pub struct Api {
 
     /// Compute resources of each API pod. Absent members keep the operator's defaults.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub resources: Option<ResourceRequirements>,
+    pub resources: Option<ApiResources>,
 
     /// How the API is reached, port 5000.
     #[serde(default)]
     pub service: ApiService,
+}
+
+/// Compute resources of each API pod, by name: cpu, memory.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ApiResources {
+    /// What a pod is sure to have, e.g. `cpu: 100m`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 8, "additionalProperties" = amount_schema()))]
+    pub requests: BTreeMap<String, Quantity>,
+
+    /// What a pod may use at most, e.g. `memory: 256Mi`. A request without a limit of its own may raise the default one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 8, "additionalProperties" = amount_schema()))]
+    pub limits: BTreeMap<String, Quantity>,
 }
 
 /// How the HTTP API is reached.
@@ -328,6 +353,22 @@ fn directive_value_schema() -> serde_json::Value {
             "message": "spec.engine.config: a value is one line",
         }],
     })
+}
+
+/// An amount of a compute resource. A pattern, because CEL on what may be a number or a text has no bound on its cost.
+fn amount_schema() -> serde_json::Value {
+    serde_json::json!({
+        "description": "A number with an optional unit: CPU like 100m or 2, memory like 256Mi.",
+        "x-kubernetes-int-or-string": true,
+        "pattern": "^[0-9]+([.][0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[eE][0-9]+)?$",
+        "minimum": 0,
+        "maxLength": 32,
+    })
+}
+
+/// That a text can be the name of an object: what Kubernetes calls a DNS-1123 subdomain.
+fn object_name_rule() -> &'static str {
+    "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')"
 }
 
 /// CEL over the directives' names, from the one list that the agent also keeps.

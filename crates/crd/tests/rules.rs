@@ -43,9 +43,9 @@ fn everything_that_can_be_asked_for_is_accepted_together() {
         "shards": 1, "replicas": 5, "memory": "2G",
         "engine": {"image": "valkey/valkey:9.1", "eviction": "volatile-ttl", "config": {"slowlog-log-slower-than": "5000"}},
         "storage": {"size": "4Gi", "storageClassName": "fast", "onDelete": "Delete"},
-        "auth": {"secretName": "mine"},
+        "auth": {"secretName": "team-a.mine"},
         "api": {
-            "replicas": 3, "resources": {"limits": {"memory": "128Mi"}},
+            "replicas": 3, "resources": {"requests": {"cpu": 1, "memory": "0.5Gi"}, "limits": {"cpu": "1500m", "memory": "1e9"}},
             "service": {"type": "NodePort", "nodePort": 30500, "annotations": {"a": "b"}},
         },
     });
@@ -54,7 +54,7 @@ fn everything_that_can_be_asked_for_is_accepted_together() {
 
 #[test]
 fn what_cannot_work_is_refused_with_a_way_out() {
-    let cases: [(&str, Value, &str); 12] = [
+    let cases: [(&str, Value, &str); 19] = [
         (
             "a-name-of-forty-three-characters-is-too-long",
             json!({}),
@@ -65,6 +65,29 @@ fn what_cannot_work_is_refused_with_a_way_out() {
         ("demo", json!({"memory": "lots"}), "write it like 512Mi"),
         ("demo", json!({"memory": "1.5Gi"}), "write it like 512Mi"),
         ("demo", json!({"memory": "16Mi"}), "at least 32Mi"),
+        ("demo", json!({"memory": "99999999999Ti"}), "at most 1Ti"),
+        ("demo", json!({"memory": "1025Gi"}), "at most 1Ti"),
+        ("demo", json!({"storage": {"size": "1"}}), "at least 64Mi"),
+        (
+            "demo",
+            json!({"storage": {"size": "99999999999Ti"}}),
+            "at most 64Ti",
+        ),
+        (
+            "demo",
+            json!({"storage": {"size": "1Gi", "storageClassName": "Fast Disks"}}),
+            "kubectl get storageclass",
+        ),
+        (
+            "demo",
+            json!({"auth": {"secretName": "UPPER_case"}}),
+            "kubectl get secrets",
+        ),
+        (
+            "demo",
+            json!({"auth": {"secretName": "ends-with-"}}),
+            "kubectl get secrets",
+        ),
         (
             "demo",
             json!({"engine": {"image": "redis 8"}}),
@@ -151,6 +174,21 @@ fn edits_that_would_need_data_to_move_are_refused_and_the_others_are_not() {
         ),
     ] {
         assert_eq!(edit_refusal(old, new.clone()), "", "{new}");
+    }
+}
+
+#[test]
+fn amounts_of_the_api_are_held_against_a_pattern() {
+    let text = serde_json::to_value(definition()).unwrap();
+    let resources = text.pointer(
+        "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/api/properties/resources/properties",
+    );
+    for part in ["requests", "limits"] {
+        let amount = &resources.unwrap()[part]["additionalProperties"];
+        let pattern = amount["pattern"].as_str().unwrap();
+        // CEL and the schema read patterns alike.
+        assert!(pattern.starts_with("^[0-9]+") && pattern.ends_with('$'));
+        assert_eq!(amount["x-kubernetes-int-or-string"], true, "{amount}");
     }
 }
 

@@ -224,8 +224,11 @@ async fn pass(
     };
     status::write(cluster, context, memory, told).await?;
 
-    // Nothing can be done until somebody renames something, and no watch tells of that.
-    if let Err(ApplyError::NameTaken { .. }) = applied {
+    // Nothing can be done until somebody changes something, and no watch tells of that.
+    if applied
+        .as_ref()
+        .is_err_and(|error| error.rejection().is_some())
+    {
         return Ok(Action::requeue(decide::REJECTED));
     }
     applied?;

@@ -108,6 +108,20 @@ fn bad_specs() -> Vec<(Value, &'static str)> {
         (json!({"replicas": -1}), "spec.replicas"),
         (json!({"memory": "lots"}), "write it like 512Mi"),
         (json!({"memory": "16Mi"}), "at least 32Mi"),
+        (json!({"memory": "99999999999Ti"}), "at most 1Ti"),
+        (json!({"storage": {"size": "1"}}), "at least 64Mi"),
+        (
+            json!({"storage": {"size": "1Gi", "storageClassName": "Fast Disks"}}),
+            "kubectl get storageclass",
+        ),
+        (
+            json!({"auth": {"secretName": "UPPER_case"}}),
+            "kubectl get secrets",
+        ),
+        (
+            json!({"api": {"resources": {"limits": {"memory": "lots"}}}}),
+            "spec.api.resources.limits.memory",
+        ),
         (json!({"engine": {"image": "redis 8"}}), "without spaces"),
         (
             json!({"engine": {"eviction": "sometimes"}}),
@@ -149,6 +163,7 @@ fn good_specs() -> Vec<Value> {
         json!({"shards": 9, "replicas": 5, "memory": "4Gi"}),
         json!({"engine": {"image": "valkey/valkey:9.1", "eviction": "noeviction", "config": {"slowlog-log-slower-than": "5000"}}}),
         json!({"storage": {"size": "10Gi", "storageClassName": "fast", "onDelete": "Delete"}}),
+        json!({"api": {"resources": {"requests": {"cpu": 1, "memory": "0.5Gi"}, "limits": {"cpu": "1500m"}}}}),
         json!({"api": {"replicas": 0, "service": {"type": "LoadBalancer"}}}),
     ]
 }

@@ -5,6 +5,7 @@
 //! field that is not wanted any more goes, and steady state writes nothing, also after a restart of the operator.
 
 mod drift;
+mod error;
 
 use std::marker::PhantomData;
 use std::sync::{Mutex, PoisonError};
@@ -20,6 +21,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use drift::{annotate, covers, digest, is_newer, project, text};
+pub use error::{ApplyError, said};
 
 use super::Context;
 use super::build::{Applied, Prepared, Resources};
@@ -35,56 +37,6 @@ pub const FIELD_MANAGER: &str = "cachecluster-operator";
 pub const APPLIED: &str = "cachecluster.io/applied";
 /// Requests to the API server at a time, for one cluster.
 const SIDE_BY_SIDE: usize = 8;
-
-/// What the API server said, without what only programs read.
-#[must_use]
-pub fn said(error: &kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
-        other => other.to_string(),
-    }
-}
-
-/// Why an object is not in its wanted form.
-#[derive(Debug, thiserror::Error)]
-pub enum ApplyError {
-    /// An object of that name exists and belongs to somebody else. It is not touched.
-    #[error("{kind} {name} exists and does not belong to this CacheCluster: delete or rename it")]
-    NameTaken {
-        /// Kind of object.
-        kind: String,
-        /// Its name.
-        name: String,
-    },
-    /// An object of that name is on its way out: its former owner was deleted, or it was itself.
-    #[error("{kind} {name} is still being deleted")]
-    BeingDeleted {
-        /// Kind of object.
-        kind: String,
-        /// Its name.
-        name: String,
-    },
-    /// An object has no form in JSON.
-    #[error("{kind} {name}: {source}")]
-    Encode {
-        /// Kind of object.
-        kind: String,
-        /// Its name.
-        name: String,
-        /// Why.
-        source: serde_json::Error,
-    },
-    /// The API server refused or did not answer.
-    #[error("{kind} {name}: {}", said(source))]
-    Request {
-        /// Kind of object.
-        kind: String,
-        /// Its name.
-        name: String,
-        /// Why.
-        source: kube::Error,
-    },
-}
 
 /// Applies everything: first what pods need, and, if all of that is in place, what makes pods. Within either part, what
 /// cannot be applied keeps nothing else from being applied; the first error is returned.
@@ -273,7 +225,11 @@ impl Applier<'_> {
         let live = api
             .patch(&name, &params, &Patch::Apply(&body))
             .await
-            .map_err(request)?;
+            .map_err(|source| {
+                let port = self.cluster.api.node_port;
+                port.and_then(|port| ApplyError::of_node_port(port, &source))
+                    .unwrap_or_else(|| request(source))
+            })?;
         self.context.metrics.wrote(metric_kind(&kind));
         tracing::debug!(kind, namespace, name, "applied");
         let seen = project(&serde_json::to_value(&live).map_err(encode)?, &body);

@@ -363,6 +363,24 @@ mod tests {
     }
 
     #[test]
+    fn a_volume_smaller_than_the_memory_is_remarked_upon() {
+        let error = ApplyError::BeingDeleted {
+            kind: "Service".to_owned(),
+            name: "quickstart-api".to_owned(),
+        };
+        let outcome = Outcome {
+            applied: Err(&error),
+            executed: Ok(&false),
+        };
+        for (size, remarked) in [("511Mi", true), ("512Mi", false)] {
+            let cluster = fixture::valid(json!({"storage": {"size": size}}));
+            let (state, why, message) = accepted(&cluster, &outcome);
+            assert_eq!((state, why), (true, "Valid"));
+            assert_eq!(message.contains("writes fail once"), remarked, "{message}");
+        }
+    }
+
+    #[test]
     fn a_second_look_at_the_same_changes_nothing() {
         let (sim, status) = complete();
         assert_eq!(pass(&status, &fixture::world(sim.world()), 99), status);

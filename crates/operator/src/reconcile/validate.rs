@@ -34,6 +34,8 @@ pub struct ValidatedCluster {
     pub directives: BTreeMap<String, String>,
     /// `maxmemory`, in bytes.
     pub maxmemory: u64,
+    /// What can be acted upon and is hardly meant, for people.
+    pub remark: Option<String>,
     /// A volume for each pod.
     pub storage: Option<Volume>,
     /// The password.
@@ -140,6 +142,17 @@ pub fn validate(
             "spec.engine.config: {directive} is set by the operator"
         )));
     }
+    let remark = spec
+        .storage
+        .as_ref()
+        .filter(|storage| storage.size.bytes().is_some_and(|size| size < maxmemory))
+        .map(|storage| {
+            format!(
+                "spec.storage.size {} is less than spec.memory {}: writes fail once the volume is full",
+                storage.size.as_str(),
+                spec.memory.as_str()
+            )
+        });
     let secret = spec
         .auth
         .secret_name
@@ -176,6 +189,7 @@ pub fn validate(
         eviction: spec.engine.eviction.as_str(),
         directives: spec.engine.config.clone(),
         maxmemory,
+        remark,
         storage: spec.storage.as_ref().map(|storage| Volume {
             size: storage.size.quantity(),
             class: storage.storage_class_name.clone(),
@@ -189,7 +203,16 @@ pub fn validate(
         },
         api: Api {
             replicas: spec.api.replicas,
-            resources: spec.api.resources.clone().unwrap_or_default(),
+            resources: spec
+                .api
+                .resources
+                .clone()
+                .map(|given| ResourceRequirements {
+                    requests: Some(given.requests),
+                    limits: Some(given.limits),
+                    claims: None,
+                })
+                .unwrap_or_default(),
             service: spec.api.service.kind.as_str(),
             node_port: spec.api.service.node_port,
             annotations: spec.api.service.annotations.clone(),

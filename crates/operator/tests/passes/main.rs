@@ -186,6 +186,33 @@ async fn an_object_of_somebody_else_is_not_touched_and_starts_no_pod() {
 }
 
 #[tokio::test]
+async fn a_port_that_somebody_has_is_named_in_the_status_and_in_an_event() {
+    let service = json!({"type": "NodePort", "nodePort": 30500});
+    let server = server_with(json!({"api": {"service": service}}));
+    let message = "Invalid value: 30500: provided port is already allocated";
+    server.refuse_with(
+        "PATCH /api/v1/namespaces/ns/services/demo-api",
+        json!({
+            "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 422, "reason": "Invalid",
+            "message": format!("Service \"demo-api\" is invalid: spec.ports[0].nodePort: {message}"),
+            "details": {"causes": [{"message": message, "field": "spec.ports[0].nodePort"}]},
+        }),
+    );
+    let mut operator = Operator::start(&server);
+    for _ in 0..2 {
+        // Trying again soon is no help: this is no failed pass.
+        operator.pass(&server).await.1.unwrap();
+    }
+    for condition in status(&server).conditions {
+        assert_eq!(condition.status, "False", "{condition:?}");
+        assert_eq!(condition.reason, "NodePortUnavailable", "{condition:?}");
+        let told = "spec.api.service.nodePort 30500: provided port is already allocated: choose";
+        assert!(condition.message.starts_with(told), "{condition:?}");
+    }
+    assert_eq!(server.events(), ["NodePortUnavailable"]);
+}
+
+#[tokio::test]
 async fn a_secret_that_exists_is_never_written() {
     let server = server_with(json!({}));
     let mut operator = Operator::start(&server);

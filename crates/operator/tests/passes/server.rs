@@ -29,7 +29,7 @@ struct State {
     version: u64,
     requests: Vec<String>,
     events: Vec<String>,
-    refused: BTreeSet<String>,
+    refused: BTreeMap<String, Value>,
     hanging: BTreeSet<String>,
 }
 
@@ -81,7 +81,13 @@ impl Server {
 
     /// Answers this request (method and path) with an error from now on.
     pub(crate) fn refuse(&self, request: &str) {
-        self.state().refused.insert(request.to_owned());
+        let code = StatusCode::INTERNAL_SERVER_ERROR;
+        self.refuse_with(request, refusal(code, "InternalError"));
+    }
+
+    /// Answers this request with this `Status` from now on.
+    pub(crate) fn refuse_with(&self, request: &str, status: Value) {
+        self.state().refused.insert(request.to_owned(), status);
     }
 
     /// Never answers this request.
@@ -126,8 +132,9 @@ impl Server {
         if state.hanging.contains(&asked) {
             return None;
         }
-        if state.refused.contains(&asked) {
-            return Some(failure(StatusCode::INTERNAL_SERVER_ERROR, "InternalError"));
+        if let Some(status) = state.refused.get(&asked) {
+            let code = status["code"].as_u64().unwrap().try_into().unwrap();
+            return Some(respond(StatusCode::from_u16(code).unwrap(), status));
         }
         Some(match head.method {
             Method::GET => match state.objects.get(&path) {
@@ -184,11 +191,14 @@ fn respond(status: StatusCode, body: &Value) -> Response<Body> {
 }
 
 fn failure(code: StatusCode, reason: &str) -> Response<Body> {
-    let status = json!({
+    respond(code, &refusal(code, reason))
+}
+
+fn refusal(code: StatusCode, reason: &str) -> Value {
+    json!({
         "kind": "Status", "apiVersion": "v1", "status": "Failure",
         "reason": reason, "message": reason, "code": code.as_u16(),
-    });
-    respond(code, &status)
+    })
 }
 
 /// The writing ends of an operator's stores.

@@ -155,7 +155,7 @@ fn resources(user: &ResourceRequirements) -> ResourceRequirements {
             &user.requests,
         ),
         limits: over(quantities([("memory", "256Mi")]), &user.limits),
-        claims: user.claims.clone(),
+        claims: None,
     };
     // A default must not contradict what the user says: no request above its limit.
     for (name, limit) in user.limits.iter().flatten() {

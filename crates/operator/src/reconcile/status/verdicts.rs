@@ -30,10 +30,15 @@ pub(super) fn accepted(cluster: &ValidatedCluster, outcome: &Outcome<'_>) -> Ver
     if let Some(Rejection { reason, message }) = &cluster.auth.objection {
         return (false, *reason, message.clone());
     }
-    match outcome.applied {
-        Err(error @ ApplyError::NameTaken { .. }) => (false, reason::NAME_TAKEN, error.to_string()),
-        _ => (true, reason::VALID, "The spec is acted upon".to_owned()),
+    let refused = outcome.applied.err().and_then(ApplyError::rejection);
+    if let Some(Rejection { reason, message }) = refused {
+        return (false, reason, message);
     }
+    let message = match &cluster.remark {
+        Some(remark) => format!("The spec is acted upon; {remark}"),
+        None => "The spec is acted upon".to_owned(),
+    };
+    (true, reason::VALID, message)
 }
 
 /// Whether all is as asked for.
