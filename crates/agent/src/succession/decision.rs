@@ -1,0 +1,285 @@
+//! What to do after a look at the shard. Pure.
+
+use std::time::Duration;
+
+use cachecluster_contract::Persistence;
+use cachecluster_topology::{LinkState, NodeRef, NodeView, Role};
+
+use super::fallen::Fallen;
+use super::peer::Peer;
+
+/// How long a replica that is behind waits for a fresher one that has not answered yet.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Why the server may start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Release {
+    /// Another node serves the slots and nobody follows this one any more.
+    Succeeded,
+    /// No node ever followed this one, or all that did are somebody else's now.
+    NoReplica,
+    /// The data set comes back from disk, and no replica is known to have all of it.
+    OwnData,
+    /// The wait is over: for so long no replica with data could be reached.
+    TimeOut,
+}
+
+/// What to do after a look at the shard.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    Start(Release),
+    /// Ask this replica to take over.
+    Promote(NodeRef, Way),
+    Look,
+}
+
+/// How a replica takes over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// By the votes of the other primaries.
+    Votes,
+    /// Without votes: there are too few to be had.
+    Alone,
+}
+
+/// What was tried so far.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tried {
+    /// Since the first look.
+    pub(super) elapsed: Duration,
+    /// Since a replica with data was there last, or since the first look.
+    pub(super) unseen: Duration,
+    pub(super) votes_in_vain: bool,
+}
+
+pub(super) fn decide(fallen: &Fallen, peers: &[Peer], tried: Tried, hold: Duration) -> Step {
+    let followers = || peers.iter().filter(|peer| peer.follows(fallen));
+    if fallen.succeeded(peers) {
+        // A replica that has not heard of its new primary yet would copy what this node comes back with. It is in
+        // nobody's way for longer: the data are the new primary's.
+        return match followers().next() {
+            Some(_) if tried.elapsed < hold => Step::Look,
+            _ => Step::Start(Release::Succeeded),
+        };
+    }
+    if fallen.replicas.is_empty() && followers().next().is_none() {
+        return Step::Start(Release::NoReplica);
+    }
+    let all_answered = fallen
+        .replicas
+        .iter()
+        .all(|addr| peers.iter().any(|peer| peer.addr == (*addr).into()));
+    if all_answered && followers().next().is_none() {
+        return Step::Start(Release::NoReplica);
+    }
+    let volume = fallen.persistence == Persistence::Volume;
+    if volume && tried.elapsed >= hold {
+        return Step::Start(Release::OwnData);
+    }
+    let waited = all_answered || tried.elapsed >= GRACE;
+    let best = followers()
+        .filter(|peer| !peer.view.loading && peer.has_data() && fallen.gives_way_to(peer))
+        .max_by_key(|peer| (peer.view.offset, peer.view.id.clone()));
+    match best {
+        Some(peer) if waited || fallen.is_matched_by(peer) => {
+            let way = if tried.votes_in_vain || !majority_lives(fallen, &peer.view) {
+                Way::Alone
+            } else {
+                Way::Votes
+            };
+            let replica = NodeRef {
+                id: peer.view.id.clone(),
+                name: peer.addr.to_string(),
+                addr: (peer.addr.ip(), peer.addr.port()),
+            };
+            Step::Promote(replica, way)
+        }
+        None if volume && waited => Step::Start(Release::OwnData),
+        None if tried.unseen >= hold => Step::Start(Release::TimeOut),
+        Some(_) | None => Step::Look,
+    }
+}
+
+/// Whether more than half of the primaries with slots can vote, as the replica hears them. The fallen one cannot.
+fn majority_lives(fallen: &Fallen, replica: &NodeView) -> bool {
+    let voters = || {
+        replica
+            .known
+            .values()
+            .filter(|node| node.role == Role::Primary && !node.slots.is_empty())
+    };
+    let alive = voters()
+        .filter(|node| node.id != fallen.id && node.link == LinkState::Ok)
+        .count();
+    alive > voters().count() / 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::succession::example::{fallen, replica};
+    use std::time::SystemTime;
+
+    const HOLD: Duration = Duration::from_secs(30);
+
+    fn after(elapsed: Duration) -> Tried {
+        Tried {
+            elapsed,
+            unseen: elapsed,
+            votes_in_vain: false,
+        }
+    }
+
+    fn promoted(step: Step) -> (u16, Way) {
+        match step {
+            Step::Promote(replica, way) => (replica.addr.1, way),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_freshest_replica_takes_over_by_votes_where_they_can_be_had() {
+        let fallen = fallen(Persistence::Ephemeral, Some(50));
+        let start = after(Duration::ZERO);
+        let three = [replica(11, Some(1), 50, 2), replica(12, Some(1), 60, 2)];
+        assert_eq!(
+            promoted(decide(&fallen, &three, start, HOLD)),
+            (12, Way::Votes)
+        );
+        let two = [replica(11, Some(1), 50, 1)];
+        assert_eq!(
+            promoted(decide(&fallen, &two, start, HOLD)),
+            (11, Way::Alone)
+        );
+        let refused = Tried {
+            votes_in_vain: true,
+            ..start
+        };
+        assert_eq!(
+            promoted(decide(&fallen, &three, refused, HOLD)),
+            (12, Way::Alone)
+        );
+    }
+
+    #[test]
+    fn a_replica_that_is_behind_waits_a_moment_for_one_that_is_silent() {
+        let fallen = fallen(Persistence::Ephemeral, Some(50));
+        let behind = [replica(11, Some(1), 40, 2)];
+        assert_eq!(
+            decide(&fallen, &behind, after(Duration::ZERO), HOLD),
+            Step::Look
+        );
+        assert_eq!(promoted(decide(&fallen, &behind, after(GRACE), HOLD)).0, 11);
+        // An empty one is never better than nothing before the wait is over.
+        let empty = [replica(11, Some(1), 0, 2)];
+        assert_eq!(decide(&fallen, &empty, after(GRACE), HOLD), Step::Look);
+        assert_eq!(
+            decide(&fallen, &empty, after(HOLD), HOLD),
+            Step::Start(Release::TimeOut)
+        );
+    }
+
+    #[test]
+    fn the_server_starts_when_another_has_its_slots_and_nobody_follows_it_any_more() {
+        let fallen = fallen(Persistence::Ephemeral, Some(50));
+        let start = after(Duration::ZERO);
+        let one_still_follows = [replica(11, None, 60, 2), replica(12, Some(1), 40, 2)];
+        assert_eq!(decide(&fallen, &one_still_follows, start, HOLD), Step::Look);
+        let done = [replica(11, None, 60, 2), replica(12, Some(11), 60, 2)];
+        assert_eq!(
+            decide(&fallen, &done, start, HOLD),
+            Step::Start(Release::Succeeded)
+        );
+    }
+
+    #[test]
+    fn a_replica_with_data_that_can_be_reached_is_never_given_up() {
+        let fallen = fallen(Persistence::Ephemeral, Some(50));
+        let long = Tried {
+            elapsed: HOLD * 100,
+            unseen: Duration::ZERO,
+            votes_in_vain: true,
+        };
+        let behind = [replica(11, Some(1), 40, 2)];
+        assert_eq!(
+            promoted(decide(&fallen, &behind, long, HOLD)),
+            (11, Way::Alone)
+        );
+        // It cannot be promoted yet, and missed one look just now.
+        let mut loading = replica(11, Some(1), 40, 2);
+        loading.view.loading = true;
+        assert_eq!(decide(&fallen, &[loading], long, HOLD), Step::Look);
+        assert_eq!(decide(&fallen, &[], long, HOLD), Step::Look);
+    }
+
+    #[test]
+    fn nobody_answers_and_nobody_is_waited_for_longer_than_the_hold() {
+        let fallen = fallen(Persistence::Ephemeral, None);
+        assert_eq!(decide(&fallen, &[], after(GRACE), HOLD), Step::Look);
+        assert_eq!(
+            decide(&fallen, &[], after(HOLD), HOLD),
+            Step::Start(Release::TimeOut)
+        );
+        let alone = Fallen {
+            replicas: Vec::new(),
+            ..fallen
+        };
+        assert_eq!(
+            decide(&alone, &[], after(Duration::ZERO), HOLD),
+            Step::Start(Release::NoReplica)
+        );
+    }
+
+    #[test]
+    fn data_on_disk_gives_way_only_to_a_replica_that_has_all_of_it() {
+        let start = after(Duration::ZERO);
+        let both = [replica(11, Some(1), 40, 2), replica(12, Some(1), 30, 2)];
+        let seen = fallen(Persistence::Volume, Some(50));
+        assert_eq!(
+            decide(&seen, &both, start, HOLD),
+            Step::Start(Release::OwnData)
+        );
+        let caught_up = fallen(Persistence::Volume, Some(40));
+        assert_eq!(promoted(decide(&caught_up, &both, start, HOLD)).0, 11);
+        assert_eq!(
+            decide(&seen, &[], after(GRACE), HOLD),
+            Step::Start(Release::OwnData)
+        );
+    }
+
+    #[test]
+    fn where_nobody_saw_the_end_the_replica_that_listened_to_it_goes_before_the_disk() {
+        let written = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        let unseen = Fallen {
+            written: Some(written),
+            ..fallen(Persistence::Volume, None)
+        };
+        let start = after(Duration::ZERO);
+        let with = |heard| {
+            let mut both = [replica(11, Some(1), 40, 2), replica(12, Some(1), 30, 2)];
+            both[1].heard = heard;
+            both
+        };
+        let late = with(Some(written + Duration::from_secs(60)));
+        assert_eq!(promoted(decide(&unseen, &late, start, HOLD)).0, 12);
+        let early = with(Some(written - Duration::from_secs(60)));
+        let restarted = with(None);
+        for behind in [early, restarted] {
+            assert_eq!(
+                decide(&unseen, &behind, start, HOLD),
+                Step::Start(Release::OwnData)
+            );
+        }
+        // A fresher one may be silent only for a moment, and a promotion that fails does not keep the disk away.
+        assert_eq!(decide(&unseen, &late[1..], start, HOLD), Step::Look);
+        assert_eq!(
+            decide(&unseen, &late, after(HOLD), HOLD),
+            Step::Start(Release::OwnData)
+        );
+        let wiped = Fallen {
+            written: None,
+            ..unseen
+        };
+        assert_eq!(promoted(decide(&wiped, &late, start, HOLD)).0, 11);
+    }
+}

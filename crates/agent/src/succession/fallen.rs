@@ -1,0 +1,155 @@
+//! The primary whose server is down.
+
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use cachecluster_contract::Persistence;
+use cachecluster_topology::{LinkState, NodeId, Role, SlotRanges, parse_nodes};
+
+use super::peer::Peer;
+use crate::config::NODES_CONF;
+use crate::sample::Sample;
+use crate::volume;
+
+/// By how much a replica's account of when it lost its link may be off: servers count whole seconds, and the clock that
+/// dated the files may be another machine's.
+const SLACK: Duration = Duration::from_millis(1500);
+
+/// The primary whose server is down, as it last knew itself and its shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fallen {
+    /// Its id.
+    pub id: NodeId,
+    /// Its slots.
+    pub slots: SlotRanges,
+    /// Its configuration epoch.
+    pub epoch: u64,
+    /// Its replicas' addresses.
+    pub replicas: Vec<(IpAddr, u16)>,
+    /// All other nodes' addresses.
+    pub others: Vec<(IpAddr, u16)>,
+    /// Its replication offset when it was seen last, if this agent saw it.
+    pub offset: Option<u64>,
+    /// Whether its data set comes back from disk.
+    pub persistence: Persistence,
+    /// When the data set on disk was last written to. `None` when there is none.
+    pub written: Option<SystemTime>,
+}
+
+impl Fallen {
+    /// Reads `nodes.conf`, and takes what the server said `last`, if this agent saw it. `None` when the node was no
+    /// primary with slots, or has never been anything.
+    ///
+    /// # Errors
+    /// When a file is there and cannot be read. One that makes no sense is left for the server to complain about.
+    pub fn read(
+        data_dir: &Path,
+        persistence: Persistence,
+        last: Option<&Sample>,
+    ) -> io::Result<Option<Self>> {
+        let text = match fs::read_to_string(data_dir.join(NODES_CONF)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            text => text?,
+        };
+        let offset = last
+            .and_then(|sample| sample.view.as_ref())
+            .map(|view| view.offset);
+        let mut fallen = Self::parse(&text, persistence, offset);
+        if let (Some(fallen), Some(last)) = (&mut fallen, last) {
+            // Replicas that gossip had not told of yet.
+            fallen.replicas.extend(last.info.replicas());
+            fallen.replicas.sort_unstable();
+            fallen.replicas.dedup();
+        }
+        if let Some(fallen) = &mut fallen
+            && persistence == Persistence::Volume
+        {
+            fallen.written = volume::last_write(data_dir)?;
+        }
+        Ok(fallen)
+    }
+
+    pub(super) fn parse(text: &str, persistence: Persistence, offset: Option<u64>) -> Option<Self> {
+        let nodes: String = text
+            .lines()
+            .filter(|line| !line.starts_with("vars "))
+            .flat_map(|line| [line, "\n"])
+            .collect();
+        let (me, known) = parse_nodes(&nodes).ok()?;
+        if me.role != Role::Primary || me.slots.is_empty() {
+            return None;
+        }
+        let follows_me =
+            |node: &&cachecluster_topology::KnownNode| node.primary == Some(me.id.clone());
+        let (replicas, others): (Vec<_>, Vec<_>) = known.values().partition(follows_me);
+        Some(Self {
+            replicas: replicas.iter().filter_map(|node| node.addr).collect(),
+            others: others.iter().filter_map(|node| node.addr).collect(),
+            id: me.id,
+            slots: me.slots,
+            epoch: me.epoch,
+            offset,
+            persistence,
+            written: None,
+        })
+    }
+
+    /// Whether all of its slots are another primary's now, by that one's own account or by that of a node that hears it.
+    pub(super) fn succeeded(&self, peers: &[Peer]) -> bool {
+        let claims: Vec<&SlotRanges> = peers
+            .iter()
+            .map(|peer| &peer.view)
+            .filter(|view| view.id != self.id && view.role == Role::Primary)
+            .map(|view| &view.slots)
+            .chain(peers.iter().flat_map(|peer| {
+                peer.view
+                    .known
+                    .values()
+                    .filter(|node| node.id != self.id && node.link == LinkState::Ok)
+                    .filter(|node| node.epoch > self.epoch)
+                    .map(|node| &node.slots)
+            }))
+            .filter(|slots| !slots.is_empty())
+            .collect();
+        self.slots
+            .ranges()
+            .iter()
+            .flat_map(|range| range.start..=range.end)
+            .all(|slot| claims.iter().any(|slots| slots.contains(slot)))
+    }
+
+    /// Whether the replica has what this node had acknowledged when it was last seen.
+    pub(super) fn is_matched_by(&self, peer: &Peer) -> bool {
+        self.offset.is_some_and(|seen| peer.view.offset >= seen)
+    }
+
+    /// Whether the replica's data set goes before what this node would come back with.
+    pub(super) fn gives_way_to(&self, peer: &Peer) -> bool {
+        match (self.persistence, self.offset, self.written) {
+            (Persistence::Ephemeral, _, _) | (Persistence::Volume, None, None) => true,
+            (Persistence::Volume, Some(_), _) => self.is_matched_by(peer),
+            // Nobody saw the end. What was written while the replica listened, it has.
+            (Persistence::Volume, None, Some(written)) => {
+                peer.heard.is_some_and(|heard| heard + SLACK >= written)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::succession::example::nodes_conf;
+
+    #[test]
+    fn only_a_primary_with_slots_has_something_to_leave() {
+        let text = nodes_conf(0);
+        let parse = |text: &str| Fallen::parse(text, Persistence::Ephemeral, None);
+        assert_eq!(parse(&text).unwrap().replicas.len(), 2);
+        assert_eq!(parse(&text.replace(" 0-99", "")), None);
+        assert_eq!(parse("garbage"), None);
+    }
+}

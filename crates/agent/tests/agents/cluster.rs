@@ -1,0 +1,109 @@
+//! A cluster of agents, and what everybody asks of it.
+
+use std::time::{Duration, Instant};
+
+use cachecluster_contract::Persistence;
+use cachecluster_redis_admin::execute;
+use cachecluster_redis_admin::fixture::{password, until};
+use cachecluster_topology::{Action, SlotRange, SlotRanges};
+
+use crate::agent::{Agent, DEADLINE, NODE_TIMEOUT};
+
+pub(crate) async fn run(action: Action) {
+    execute(&action, &password(), DEADLINE).await.unwrap();
+}
+
+/// Primaries share the slots; each has `replicas` replicas, listed after all primaries, shard by shard.
+pub(crate) async fn cluster(persistence: Persistence, shards: u16, replicas: u16) -> Vec<Agent> {
+    cluster_with(persistence, shards, replicas, NODE_TIMEOUT).await
+}
+
+pub(crate) async fn cluster_with(
+    persistence: Persistence,
+    shards: u16,
+    replicas: u16,
+    node_timeout: u64,
+) -> Vec<Agent> {
+    let agents: Vec<Agent> = (0..shards * (1 + replicas))
+        .map(|_| Agent::start(persistence, node_timeout))
+        .collect();
+    let mut nodes = Vec::new();
+    for agent in &agents {
+        agent.until_answers().await;
+        nodes.push(agent.node().await);
+    }
+    let size = 16384 / shards;
+    let assignments = (0..shards).map(|shard| {
+        let start = shard * size;
+        let end = if shard + 1 == shards {
+            16383
+        } else {
+            start + size - 1
+        };
+        let slots = SlotRanges::from_ranges([SlotRange { start, end }]);
+        (
+            nodes[usize::from(shard)].clone(),
+            slots,
+            u64::from(shard) + 1,
+        )
+    });
+    run(Action::AssignSlots {
+        assignments: assignments.collect(),
+    })
+    .await;
+    run(Action::Meet {
+        via: nodes[0].clone(),
+        peers: nodes[1..].to_vec(),
+    })
+    .await;
+    for agent in &agents {
+        until("everybody knows everybody", async || {
+            let view = agent.view().await.unwrap();
+            view.known.len() + 1 == nodes.len()
+                && view
+                    .known
+                    .values()
+                    .all(|node| node.link == cachecluster_topology::LinkState::Ok)
+        })
+        .await;
+    }
+    if replicas > 0 {
+        let pairs = (shards..shards * (1 + replicas)).map(|i| {
+            let primary = (i - shards) / replicas;
+            (
+                nodes[usize::from(i)].clone(),
+                nodes[usize::from(primary)].id.clone(),
+            )
+        });
+        run(Action::Replicate {
+            pairs: pairs.collect(),
+        })
+        .await;
+    }
+    for agent in &agents {
+        agent.until_ready().await;
+    }
+    for (i, agent) in agents.iter().enumerate() {
+        let followers = if i < usize::from(shards) { replicas } else { 0 };
+        until("the replicas are known", async || {
+            let view = agent.view().await.unwrap();
+            view.known
+                .values()
+                .filter(|n| n.primary.as_ref() == Some(&view.id))
+                .count()
+                == usize::from(followers)
+        })
+        .await;
+    }
+    agents
+}
+
+/// Asks until it succeeds, and says how long that took.
+pub(crate) async fn until_writable(agent: &Agent, key: &str) -> Duration {
+    let started = Instant::now();
+    while let Err(error) = agent.try_text(&["SET", key, "after"]).await {
+        assert!(started.elapsed() < Duration::from_secs(20), "{error}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    started.elapsed()
+}

@@ -1,0 +1,112 @@
+//! A primary whose server dies, hangs, or comes back without its memory.
+
+use std::time::Duration;
+
+use cachecluster_contract::Persistence;
+use cachecluster_redis_admin::fixture::until;
+use cachecluster_topology::Role;
+use nix::sys::signal::{Signal, kill};
+
+use crate::cluster::{cluster, until_writable};
+
+/// Kills the server of the first primary, and expects its replica in its place with all the data.
+async fn a_server_dies(shards: u16) {
+    let agents = cluster(Persistence::Ephemeral, shards, 1).await;
+    let (primary, replica) = (&agents[0], &agents[usize::from(shards)]);
+    // In the first shard's slots, however many shards there are.
+    const KEY: &str = "{bar}key";
+    assert!(
+        primary
+            .text(&["CLUSTER", "KEYSLOT", KEY])
+            .await
+            .parse::<u16>()
+            .unwrap()
+            < 5461
+    );
+    primary.text(&["SET", KEY, "before"]).await;
+    until("the replica has the key", async || {
+        replica.view().await.unwrap().keys == 1
+    })
+    .await;
+    let pid = primary.server_pid().await;
+    until("the agent has looked", async || {
+        primary
+            .get("/metrics")
+            .await
+            .1
+            .contains("cachecluster_redis_keys 1")
+    })
+    .await;
+
+    kill(pid, Signal::SIGKILL).unwrap();
+    let took = until_writable(replica, "{bar}other").await;
+    println!("{shards} shards, server killed: writable again after {took:?}");
+    assert!(took < Duration::from_secs(1), "{took:?}\n{}", primary.log());
+    assert_eq!(replica.text(&["GET", KEY]).await, "before");
+
+    until("the old primary follows", async || {
+        primary.is(Role::Replica).await
+    })
+    .await;
+    primary.until_ready().await;
+    assert_eq!(replica.text(&["GET", KEY]).await, "before");
+    assert_eq!(primary.view().await.unwrap().keys, 2);
+    assert!(
+        primary
+            .get("/metrics")
+            .await
+            .1
+            .contains("cachecluster_redis_restarts_total 1")
+    );
+    assert_eq!(primary.get("/livez").await.0, 200);
+}
+
+#[tokio::test]
+async fn a_server_dies_and_its_replica_takes_over_where_nobody_can_vote() {
+    a_server_dies(1).await;
+}
+
+#[tokio::test]
+async fn a_server_dies_and_its_replica_takes_over_by_votes() {
+    a_server_dies(3).await;
+}
+
+#[tokio::test]
+async fn a_primary_without_its_memory_does_not_come_back_over_its_replica() {
+    let mut agents = cluster(Persistence::Ephemeral, 1, 1).await;
+    agents[0].text(&["SET", "k", "v"]).await;
+    until("the replica has the key", async || {
+        agents[1].view().await.unwrap().keys == 1
+    })
+    .await;
+    // Agent and server are gone, and nobody but the next agent of this pod will do anything about it.
+    agents[0].crash().await;
+    agents[0].spawn();
+    until("the replica has taken over", async || {
+        agents[1].is(Role::Primary).await
+    })
+    .await;
+    agents[0].until_ready().await;
+    assert!(agents[0].is(Role::Replica).await);
+    assert_eq!(agents[1].text(&["GET", "k"]).await, "v");
+    assert_eq!(agents[0].view().await.unwrap().keys, 1);
+}
+
+#[tokio::test]
+async fn a_hung_server_is_replaced() {
+    let agents = cluster(Persistence::Ephemeral, 1, 1).await;
+    agents[0].text(&["SET", "k", "v"]).await;
+    let pid = agents[0].server_pid().await;
+    kill(pid, Signal::SIGSTOP).unwrap();
+    until("the silent server is not ready", async || {
+        agents[0].get("/readyz").await.0 == 503
+    })
+    .await;
+    let took = until_writable(&agents[1], "other").await;
+    println!("hung: writable again after {took:?}");
+    assert_eq!(agents[1].text(&["GET", "k"]).await, "v");
+    agents[0].until_ready().await;
+    assert_ne!(agents[0].server_pid().await, pid);
+    let metrics = agents[0].get("/metrics").await.1;
+    assert!(metrics.contains("cachecluster_redis_restarts_total 1"));
+}

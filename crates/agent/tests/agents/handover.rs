@@ -1,0 +1,70 @@
+//! A primary that is told to stop.
+
+use std::time::{Duration, Instant};
+
+use cachecluster_contract::Persistence;
+use cachecluster_redis_admin::fixture::until;
+use cachecluster_topology::Role;
+
+use crate::cluster::{cluster, cluster_with, until_writable};
+
+#[tokio::test]
+async fn told_to_stop_a_primary_hands_over_and_nothing_is_lost() {
+    let mut agents = cluster(Persistence::Ephemeral, 1, 1).await;
+    let mut acknowledged = 0;
+    let (primary, replica) = (&agents[0], &agents[1]);
+    let mut writing = primary.connect().await.unwrap();
+    let mut since = None;
+    // Writes as fast as answers come, until the old primary says that it is none any more.
+    loop {
+        match writing.text(&["INCR", "counter"]).await {
+            Ok(count) => acknowledged = count.parse().unwrap(),
+            Err(_) => break,
+        }
+        if acknowledged == 200 {
+            primary.terminate();
+            since = Some(Instant::now());
+        }
+    }
+    let took = until_writable(replica, "other").await;
+    let outage = since.unwrap().elapsed();
+    println!("told to stop to writable again: {outage:?} (of it after the last write: {took:?})");
+    assert!(outage < Duration::from_secs(1), "{outage:?}");
+    assert!(replica.is(Role::Primary).await);
+    let counter: u64 = replica.text(&["GET", "counter"]).await.parse().unwrap();
+    assert_eq!(counter, acknowledged);
+    assert_ne!(primary.get("/readyz").await.0, 200);
+    assert!(agents[0].wait().success());
+
+    // The pod's container comes back with the files that it had, and follows.
+    agents[0].spawn();
+    agents[0].until_ready().await;
+    assert!(agents[0].is(Role::Replica).await);
+    assert_eq!(
+        agents[0].view().await.unwrap().keys,
+        agents[1].view().await.unwrap().keys
+    );
+}
+
+#[tokio::test]
+async fn a_hand_over_that_finds_no_votes_still_leaves_a_primary_with_all_the_data() {
+    // Primaries vote for a replica of the same node once in two node timeouts only: the third hand-over gets no votes.
+    let mut agents = cluster_with(Persistence::Ephemeral, 3, 1, 15_000).await;
+    const KEY: &str = "{bar}key";
+    for (from, to) in [(0, 3), (3, 0), (0, 3)] {
+        let count = agents[from].text(&["INCR", KEY]).await;
+        agents[from].terminate();
+        let took = until_writable(&agents[to], "{bar}other").await;
+        println!("hand-over {count}: writable after {took:?}");
+        assert!(took < Duration::from_secs(4), "{took:?}");
+        assert!(agents[from].wait().success());
+        assert_eq!(agents[to].text(&["GET", KEY]).await, count);
+        agents[from].spawn();
+        until("the old primary is in step", async || {
+            agents[from].view().await.is_some_and(|view| view.link_up)
+        })
+        .await;
+    }
+    assert!(agents[0].log().contains("outcome=Failed"));
+    assert_eq!(agents[3].text(&["GET", KEY]).await, "3");
+}
