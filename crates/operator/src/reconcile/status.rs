@@ -437,6 +437,30 @@ mod tests {
     }
 
     #[test]
+    fn of_many_troubles_the_first_three_are_told_shortly() {
+        let mut observed = fixture::nothing();
+        for shard in 0..9 {
+            let pod = json!({
+                "metadata": {"name": format!("quickstart-shard-{shard}-0")},
+                "status": {"conditions": [{
+                    "type": "PodScheduled", "status": "False", "message": "Insufficient memory. ".repeat(99),
+                }]},
+            });
+            let pod = serde_json::from_value(pod).unwrap();
+            observed.redis_pods.push(Arc::new(pod));
+        }
+        let status = pass(&CacheClusterStatus::default(), &observed, 1);
+        for type_ in ["Ready", "Progressing"] {
+            let message = &find(&status, type_).message;
+            assert!(message.contains("shard-2-0 cannot be"), "{message}");
+            assert!(!message.contains("shard-3-0"), "{message}");
+            assert!(message.chars().count() < 650, "{message}");
+            let more = message.rsplit_once("; and ").unwrap().1;
+            assert!(more.ends_with(" more"), "{message}");
+        }
+    }
+
+    #[test]
     fn a_failed_write_is_told_without_calling_a_serving_cluster_down() {
         let (sim, before) = complete();
         let observed = fixture::world(sim.world());

@@ -34,6 +34,9 @@ const AGENT_IN_IMAGE: &str = "/cachecluster-agent";
 /// Time for a handover, and for an append-only file to reach the disk, in seconds.
 const GRACE_PERIOD: i64 = 60;
 
+/// The end of the log becomes what a container that failed leaves in its pod's status, and the operator in the cluster's.
+const LAST_WORDS: &str = "FallbackToLogsOnError";
+
 const AGENT: &str = "agent";
 const RUN: &str = "run";
 const DATA: &str = "data";
@@ -131,6 +134,7 @@ fn install(workload: &Workload) -> Container {
             [("cpu", "10m"), ("memory", "32Mi")],
             [("memory", "32Mi")],
         )),
+        termination_message_policy: Some(LAST_WORDS.to_owned()),
         security_context: Some(restricted_container()),
         volume_mounts: Some(vec![mount(AGENT, paths::AGENT_DIR, false)]),
         ..Container::default()
@@ -170,6 +174,7 @@ fn server(cluster: &ValidatedCluster, workload: &Workload) -> Container {
             [("cpu", "100m"), ("memory", &memory)],
             [("memory", &memory)],
         )),
+        termination_message_policy: Some(LAST_WORDS.to_owned()),
         security_context: Some(restricted_container()),
         volume_mounts: Some(vec![
             mount(AGENT, paths::AGENT_DIR, true),

@@ -119,7 +119,7 @@ pub(super) fn progressing(
         (false, false) => reason::WAITING_FOR_PODS,
     };
     if let Some(action) = &plan.action {
-        return (true, changing, describe(action).note);
+        return (true, changing, pods::line(&describe(action).note));
     }
     if !plan.health.is_healthy() || !plan.waiting.is_empty() {
         return (true, changing, sentence(&problems(observed, plan)));
@@ -156,11 +156,11 @@ fn problems(observed: &Observed, plan: &Plan) -> Vec<String> {
 
 /// The first few of them: a status is no log.
 fn sentence(all: &[String]) -> String {
-    const MOST: usize = 4;
+    const MOST: usize = 3;
     let mut text = all
         .iter()
         .take(MOST)
-        .cloned()
+        .map(|one| pods::line(one))
         .collect::<Vec<_>>()
         .join("; ");
     if all.len() > MOST {
