@@ -2,11 +2,16 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
+use tokio::sync::oneshot;
 use tokio::time::{Sleep, sleep};
+
+use crate::life::Life;
+use crate::refusal::{self, Parting};
 
 /// What an HTTP/2 client says first. Until it is told from HTTP/1, nobody else counts the time.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -19,9 +24,19 @@ pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A stream that fails with [`io::ErrorKind::TimedOut`] when its client is silent at first, or stops to read.
 ///
-/// How long a request's head or body may take, and an idle connection stay, is not known here: the server bounds that.
+/// How long a request's head or body may take is not known here: the server bounds that. An idle connection is ended by
+/// its [`Life`].
+///
+/// The server answers what is no HTTP/1 with a head that says nothing more. That head is not sent: it is handed over
+/// together with the stream, for an answer that tells why. A stream whose last words were a refusal is handed over as
+/// well, since its client may still be sending.
 pub struct Connection<I> {
-    inner: I,
+    /// Until it is handed over.
+    inner: Option<I>,
+    parting: Option<oneshot::Sender<Parting<I>>>,
+    /// Whether what was said last is a refusal.
+    refusing: bool,
+    life: Arc<Life>,
     /// How much of the preface has come, while it may still be one, and by when the rest must.
     opening: Option<(usize, Pin<Box<Sleep>>)>,
     /// Since nothing more could be sent.
@@ -29,13 +44,47 @@ pub struct Connection<I> {
 }
 
 impl<I> Connection<I> {
-    /// A connection that was accepted just now.
-    pub fn new(inner: I) -> Self {
-        Self {
-            inner,
+    /// A connection that was accepted just now, and what is left to do for it once the server is done, if anything.
+    pub fn new(inner: I, life: Arc<Life>) -> (Self, oneshot::Receiver<Parting<I>>) {
+        let (parting, parted) = oneshot::channel();
+        let connection = Self {
+            inner: Some(inner),
+            parting: Some(parting),
+            refusing: false,
+            life,
             opening: Some((0, Box::pin(sleep(FIRST_BYTES_TIMEOUT)))),
             stalled: None,
+        };
+        (connection, parted)
+    }
+
+    fn inner(&mut self) -> io::Result<Pin<&mut I>>
+    where
+        I: Unpin,
+    {
+        let inner = self.inner.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        Ok(Pin::new(inner))
+    }
+
+    /// Gives the stream away to whoever sees it to its end.
+    fn hand_over(&mut self, bare: Option<Vec<u8>>) {
+        if let (Some(stream), Some(parting)) = (self.inner.take(), self.parting.take()) {
+            let _ = parting.send(Parting { stream, bare });
         }
+    }
+
+    /// Looks at bytes that are about to be written; tells whether they are a bare refusal, and so are not to be.
+    fn says(&mut self, bytes: &[u8]) -> bool {
+        // Bodies have no line breaks but those of JSON's making, so that nothing but a head looks like one.
+        if !bytes.starts_with(b"HTTP/1.") {
+            return false;
+        }
+        self.refusing = refusal::is_refusal(bytes);
+        let bare = self.refusing && refusal::is_bare(bytes);
+        if bare {
+            self.hand_over(Some(bytes.to_vec()));
+        }
+        bare
     }
 
     /// Takes note of bytes that arrived.
@@ -46,6 +95,7 @@ impl<I> Connection<I> {
             // Nothing at all is the end of the stream.
             if bytes.is_empty() || bytes.len() >= rest.len() || !rest.starts_with(bytes) {
                 self.opening = None;
+                self.life.opened();
             }
         }
     }
@@ -56,9 +106,10 @@ impl<I> Connection<I> {
         outcome: Poll<io::Result<usize>>,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        if outcome.is_ready() {
+        if let Poll::Ready(outcome) = outcome {
             self.stalled = None;
-            return outcome;
+            self.life.sent(*outcome.as_ref().unwrap_or(&0));
+            return Poll::Ready(outcome);
         }
         let stalled = self
             .stalled
@@ -80,13 +131,16 @@ impl<I: Read + Unpin> Read for Connection<I> {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let Some((_, until)) = &mut this.opening else {
-            return Pin::new(&mut this.inner).poll_read(context, cursor);
+            return this.inner()?.poll_read(context, cursor);
         };
         // By way of a small buffer: what a cursor took cannot be looked at afterwards.
         let mut space = [0; PREFACE.len()];
         let most = cursor.remaining().min(space.len());
         let mut buffer = ReadBuf::new(&mut space[..most]);
-        match Pin::new(&mut this.inner).poll_read(context, buffer.unfilled()) {
+        let Some(inner) = &mut this.inner else {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+        };
+        match Pin::new(inner).poll_read(context, buffer.unfilled()) {
             Poll::Ready(Ok(())) => {
                 let bytes = buffer.filled();
                 cursor.put_slice(bytes);
@@ -108,20 +162,32 @@ impl<I: Write + Unpin> Write for Connection<I> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut self.inner).poll_write(context, bytes);
+        if self.says(bytes) {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        let outcome = self.inner()?.poll_write(context, bytes);
         self.wrote(outcome, context)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(context)
+        match &mut self.inner {
+            Some(inner) => Pin::new(inner).poll_flush(context),
+            None => Poll::Ready(Ok(())),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(context)
+        if self.refusing {
+            self.hand_over(None);
+        }
+        match &mut self.inner {
+            Some(inner) => Pin::new(inner).poll_shutdown(context),
+            None => Poll::Ready(Ok(())),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
+        self.inner.as_ref().is_some_and(I::is_write_vectored)
     }
 
     fn poll_write_vectored(
@@ -129,7 +195,10 @@ impl<I: Write + Unpin> Write for Connection<I> {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut self.inner).poll_write_vectored(context, slices);
+        if slices.first().is_some_and(|slice| self.says(slice)) {
+            return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
+        }
+        let outcome = self.inner()?.poll_write_vectored(context, slices);
         self.wrote(outcome, context)
     }
 }
@@ -143,7 +212,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_does_not_read_is_given_up() {
         let (ours, _theirs) = tokio::io::duplex(16);
-        let mut connection = Connection::new(TokioIo::new(ours));
+        let (mut connection, _parted) = Connection::new(TokioIo::new(ours), Arc::default());
         let mut write = async || {
             poll_fn(|context| Pin::new(&mut connection).poll_write(context, &[0; 16])).await
         };

@@ -15,6 +15,9 @@ pub enum Error {
     /// The request cannot be meant: what is wrong with it and why.
     #[error("{0}")]
     BadRequest(Cow<'static, str>),
+    /// The body broke off or is not framed as HTTP wants it, so that nothing behind it can be read: why.
+    #[error("the request body broke off: {0}")]
+    BrokenBody(String),
     /// No value under this key.
     #[error("Key not found")]
     KeyNotFound,
@@ -55,7 +58,7 @@ impl Error {
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::BadRequest(_) | Self::BrokenBody(_) => StatusCode::BAD_REQUEST,
             Self::KeyNotFound | Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
@@ -98,11 +101,18 @@ impl IntoResponse for Error {
                 .headers_mut()
                 .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
+        if matches!(self, Self::BrokenBody(_)) {
+            response.extensions_mut().insert(NothingMore);
+        }
         // The access log tells the reason beside the status, without reading the body again.
         response.extensions_mut().insert(Reason(error.into()));
         response
     }
 }
+
+/// Marks the last response on an HTTP/1 connection: where its next request would begin is not known.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NothingMore;
 
 /// The reason of an error response, for the log.
 #[derive(Clone, Debug)]

@@ -3,11 +3,14 @@
 //! [`run`] is the whole life of the process: it opens the store, serves the public routes ([`router`]) and the admin
 //! port, and stops in the order that loses no request ([`shutdown`]).
 
+pub mod accept;
 pub mod connection;
 pub mod error;
+pub mod life;
 pub mod metrics;
 pub mod middleware;
 pub mod redis;
+pub mod refusal;
 pub mod router;
 pub mod routes;
 pub mod serve;

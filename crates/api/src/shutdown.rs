@@ -10,8 +10,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use cachecluster_telemetry::Readiness;
-use hyper_util::server::graceful::GracefulShutdown;
 
+use crate::accept::Connections;
 use crate::router::App;
 
 /// Tells everyone that this process is about to stop, and gives them `delay` to hear it.
@@ -26,7 +26,7 @@ pub async fn announce<S>(app: &App<S>, readiness: &Readiness, delay: Duration) {
 }
 
 /// Waits until every connection has got its answer, at most `timeout`.
-pub async fn drain(connections: GracefulShutdown, timeout: Duration) {
+pub async fn drain(connections: Connections, timeout: Duration) {
     let open = connections.count();
     match tokio::time::timeout(timeout, connections.shutdown()).await {
         Ok(()) => tracing::info!(open, "drained"),

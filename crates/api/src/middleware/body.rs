@@ -150,7 +150,7 @@ async fn collect(body: &mut Body, limit: usize, reserve: usize) -> Result<Bytes,
     let mut whole = Bytes::new();
     let mut parts = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| Error::BadRequest("the request body broke off".into()))?;
+        let frame = frame.map_err(|error| broken(&error))?;
         let Ok(data) = frame.into_data() else {
             continue;
         };
@@ -173,4 +173,13 @@ async fn collect(body: &mut Body, limit: usize, reserve: usize) -> Result<Bytes,
     } else {
         parts.freeze()
     })
+}
+
+/// What is wrong with a body, by the innermost account of it.
+fn broken(error: &axum::Error) -> Error {
+    let mut innermost: &dyn std::error::Error = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    Error::BrokenBody(innermost.to_string())
 }

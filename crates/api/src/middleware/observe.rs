@@ -5,11 +5,11 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderName, HeaderValue, Version, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, Version, header};
 use axum::middleware::Next;
 use axum::response::Response;
 
-use crate::error::Reason;
+use crate::error::{NothingMore, Reason};
 use crate::metrics::{Method, Route};
 use crate::router::App;
 use crate::store::Store;
@@ -68,16 +68,21 @@ pub async fn observe<S: Store>(
         );
     }
 
+    // While draining: the client's next request goes to another pod then, instead of racing with the end of this
+    // connection.
+    let last = app.draining.load(Ordering::Relaxed)
+        || (status == StatusCode::BAD_REQUEST
+            && response.extensions().get::<NothingMore>().is_some());
     let headers = response.headers_mut();
     headers.insert(REQUEST_ID.clone(), id);
-    if app.draining.load(Ordering::Relaxed) && version <= Version::HTTP_11 {
-        // The client's next request goes to another pod then, instead of racing with the end of this connection.
+    if last && version <= Version::HTTP_11 {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }
 
-fn new_id() -> HeaderValue {
+/// An id for a request that came without.
+pub(crate) fn new_id() -> HeaderValue {
     let id = format!("{:016x}", rand::random::<u64>());
     HeaderValue::try_from(id).unwrap_or_else(|_| HeaderValue::from_static("-"))
 }

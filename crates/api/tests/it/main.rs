@@ -6,5 +6,6 @@ mod api;
 mod cluster;
 mod contract;
 mod limits;
+mod malformed;
 mod servers;
 mod shutdown;
