@@ -56,6 +56,7 @@ impl Cluster {
             },
             // Kubernetes would take a while to notice what happens here.
             vouched: place.server.is_some(),
+            unborn: false,
             probe,
         });
         World {

@@ -180,6 +180,9 @@ pub struct Member {
     /// Whether Kubernetes says that the pod serves. Its kubelet looks from another place than we do: a server that is
     /// silent to us and vouched for is cut off from us, not dead.
     pub vouched: bool,
+    /// Whether it is certain that no server has run here and no data waits for one: the pod never got a machine, and
+    /// has no volume. Such a place has nothing to say that a birth must wait for.
+    pub unborn: bool,
     /// What the server itself says.
     pub probe: Probe,
 }

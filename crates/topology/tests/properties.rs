@@ -21,6 +21,7 @@ enum Event {
     Delete(Index),
     Start(Index, bool),
     Replace(Index, bool),
+    Unplace(Index),
     RestartAll,
     Terminate(Index),
     Visible(Index, bool),
@@ -41,6 +42,7 @@ fn event() -> impl Strategy<Value = Event> {
         3 => at().prop_map(Delete),
         4 => (at(), any::<bool>()).prop_map(|(i, volume)| Start(i, volume)),
         3 => (at(), any::<bool>()).prop_map(|(i, volume)| Replace(i, volume)),
+        2 => at().prop_map(Unplace),
         1 => Just(RestartAll),
         1 => at().prop_map(Terminate),
         2 => (at(), any::<bool>()).prop_map(|(i, on)| Visible(i, on)),
@@ -101,6 +103,13 @@ impl Trial {
                 let (s, o) = self.at(i);
                 let spare = !self.careful || self.sim.has_copy_beside(s, o);
                 self.sim.replace(s, o, volume || !spare);
+            }
+            Event::Unplace(i) => {
+                let (s, o) = self.at(i);
+                let spare = !self.careful || self.sim.has_copy_beside(s, o);
+                if spare && o <= self.replicas {
+                    self.sim.unplace(s, o);
+                }
             }
             Event::RestartAll => self.sim.restart_all(true),
             Event::Terminate(i) => {
@@ -204,6 +213,10 @@ impl Trial {
                     assert!(taken.intersection(slots).is_empty());
                     taken = taken.union(slots);
                 }
+                for (node, _, _) in assignments {
+                    let view = self.sim.alive(&node.id).unwrap();
+                    assert_eq!(view.role, Role::Primary, "{} follows somebody", node.name);
+                }
                 let claimed = self.sim.served().intersection(&taken);
                 assert!(claimed.is_empty(), "{claimed} are owned still");
             }
@@ -300,6 +313,44 @@ proptest! {
             prop_assert_eq!(&shard.slots, &SlotRanges::share(shard.index, shards));
             prop_assert_eq!(shard.in_sync.len(), replicas as usize);
         }
+    }
+
+    #[test]
+    fn a_birth_does_not_wait_for_replicas_without_a_machine(
+        shards in 1..6_u32, replicas in 0..4_u32, born in vec(any::<Index>(), 5), more in vec(any::<bool>(), 20),
+        cuts in vec((0..4_usize, any::<bool>()), 0..12)
+    ) {
+        let mut trial = Trial::new(shards, replicas, true);
+        // One place of each shard has a machine, and any number of the others.
+        for shard in 0..shards {
+            let first = born[shard as usize].index(replicas as usize + 1);
+            for ordinal in 0..=replicas {
+                let placed = more[(shard * 4 + ordinal) as usize];
+                if ordinal as usize != first && !placed {
+                    trial.sim.unplace(shard, ordinal);
+                }
+            }
+        }
+        for (commands, gossip) in cuts {
+            trial.pass(commands);
+            if gossip {
+                trial.sim.gossip();
+            }
+        }
+        for _ in 0..ENOUGH {
+            trial.sim.gossip();
+            trial.pass(usize::MAX);
+        }
+        let health = assess(&trial.sim.world());
+        prop_assert!(health.is_serving() && health.joined && health.agreed, "{:?}", health);
+        for shard in 0..shards {
+            prop_assert!(trial.sim.write(shard, 7));
+        }
+        trial.sim.gossip();
+        // The others come, and take nothing.
+        trial.calm();
+        trial.must_heal();
+        prop_assert_eq!(trial.keys(), 7 * u64::from(shards));
     }
 
     #[test]

@@ -96,6 +96,8 @@ fn world(cluster: &ValidatedCluster, observed: &Observed) -> World {
                     machine: None,
                     presence: Presence::Absent,
                     vouched: false,
+                    // It may find a volume.
+                    unborn: false,
                     probe: Probe::Silent("there is no such pod".to_owned()),
                 });
             }

@@ -9,8 +9,10 @@ use crate::action::Action;
 use crate::roster::{Node, Roster};
 use crate::slots::SlotRanges;
 
-/// Gives every shard its share, provided that *everybody* answered and nobody has anything to lose: each node is empty,
-/// and owns no slot or just the share of its own shard from an earlier, interrupted attempt.
+/// Gives every shard its share, provided that *everybody* who can have anything answered and nobody has anything to
+/// lose: each node is empty, and owns no slot or just the share of its own shard from an earlier, interrupted attempt.
+///
+/// A place that is certainly unborn is not waited for: it becomes a replica when it comes.
 pub(crate) fn assign(roster: &Roster<'_>, waiting: &mut Vec<String>) -> Option<Action> {
     let world = roster.world;
     let share = |shard| SlotRanges::share(shard, world.shards);
@@ -28,9 +30,9 @@ pub(crate) fn assign(roster: &Roster<'_>, waiting: &mut Vec<String>) -> Option<A
     if !(0..world.shards).any(ours) {
         return None;
     }
-    let mut silent = roster.silent().map(|m| m.name.as_str()).peekable();
-    if silent.peek().is_some() {
-        let names: Vec<&str> = silent.collect();
+    let silent = roster.silent().filter(|m| !m.unborn);
+    let names: Vec<&str> = silent.map(|m| m.name.as_str()).collect();
+    if !names.is_empty() {
         waiting.push(format!(
             "slots are given out once every node answers; silent: {}",
             names.join(", ")
@@ -55,9 +57,10 @@ pub(crate) fn assign(roster: &Roster<'_>, waiting: &mut Vec<String>) -> Option<A
 #[cfg(test)]
 mod tests {
     use crate::action::Action;
-    use crate::model::Probe;
+    use crate::model::{Presence, Probe};
     use crate::plan::plan;
     use crate::sim::Sim;
+    use crate::slots::SlotRanges;
 
     #[test]
     fn a_new_cluster_is_given_all_slots_at_once_before_its_nodes_meet() {
@@ -103,6 +106,48 @@ mod tests {
         let planned = plan(&sim.world());
         assert_eq!(planned.action, None);
         assert!(planned.waiting[0].contains("silent: quickstart-shard-2-1"));
+    }
+
+    #[test]
+    fn replicas_without_a_machine_join_later() {
+        let mut sim = Sim::new(3, 1);
+        sim.unplace(1, 0);
+        sim.unplace(2, 1);
+        let Some(Action::AssignSlots { assignments }) = plan(&sim.world()).action else {
+            panic!("{:?}", plan(&sim.world()));
+        };
+        let names: Vec<_> = assignments.iter().map(|a| a.0.name.as_str()).collect();
+        let expected = [
+            "quickstart-shard-0-0",
+            "quickstart-shard-1-1",
+            "quickstart-shard-2-0",
+        ];
+        assert_eq!(names, expected);
+        assert_eq!(sim.run(10), None);
+        assert_eq!(sim.served(), SlotRanges::all());
+        sim.start(1, 0, false);
+        sim.start(2, 1, false);
+        assert!(sim.run(10).is_some());
+    }
+
+    #[test]
+    fn a_shard_without_any_machine_is_waited_for() {
+        let mut sim = Sim::new(3, 1);
+        sim.unplace(1, 0);
+        sim.unplace(1, 1);
+        let planned = plan(&sim.world());
+        assert_eq!(planned.action, None);
+        assert!(planned.waiting[0].contains("every shard has a node"));
+    }
+
+    #[test]
+    fn a_place_that_may_have_a_volume_is_waited_for() {
+        let mut sim = Sim::new(3, 1);
+        sim.delete(1, 1);
+        sim.mark(1, 1, Presence::Starting);
+        let planned = plan(&sim.world());
+        assert_eq!(planned.action, None);
+        assert!(planned.waiting[0].contains("silent: quickstart-shard-1-1"));
     }
 
     #[test]

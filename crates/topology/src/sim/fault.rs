@@ -25,6 +25,17 @@ impl Sim {
         self.kill(shard, ordinal);
         if let Some(place) = self.place_mut(shard, ordinal) {
             place.presence = Presence::Absent;
+            place.unborn = false;
+        }
+    }
+
+    /// The pod is deleted, and the new one has no volume and gets no machine until [`Sim::start`].
+    pub fn unplace(&mut self, shard: u32, ordinal: u32) {
+        self.delete(shard, ordinal);
+        if let Some(place) = self.place_mut(shard, ordinal) {
+            place.server = None;
+            place.presence = Presence::Starting;
+            place.unborn = true;
         }
     }
 
@@ -47,6 +58,7 @@ impl Sim {
             _ => place.server = Some(blank),
         }
         place.presence = Presence::Running;
+        place.unborn = false;
     }
 
     /// The pod is deleted and comes back at a new address, with or without its volume.
@@ -105,6 +117,7 @@ impl Sim {
                     machine: format!("machine-{}", (shard + ordinal) % 3),
                     presence: Presence::Running,
                     server,
+                    unborn: false,
                     visible: true,
                     connected: true,
                 });

@@ -53,6 +53,8 @@ struct Place {
     presence: Presence,
     /// The server; also after its end, for the sake of its volume.
     server: Option<Server>,
+    /// Whether its pod waits for a machine, and has neither server nor volume.
+    unborn: bool,
     /// Whether the observer can reach it.
     visible: bool,
     /// Whether the other nodes can.
@@ -203,10 +205,11 @@ impl Place {
             shard: self.shard,
             ordinal: self.ordinal,
             addr: self.server.as_ref().filter(|_| exists).map(|s| s.addr),
-            machine: exists.then(|| self.machine.clone()),
+            machine: (exists && !self.unborn).then(|| self.machine.clone()),
             presence: self.presence,
             // A kubelet reaches its own pods whoever else is cut off from them.
             vouched: self.presence == Presence::Running && self.running().is_some(),
+            unborn: self.unborn,
             probe,
         }
     }
