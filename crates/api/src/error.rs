@@ -39,9 +39,9 @@ pub enum Error {
     /// As many requests as allowed are being worked on already.
     #[error("too many requests at a time; try again")]
     Overloaded,
-    /// Other bodies take all the room that there is.
-    #[error("no room for the request body now; try again")]
-    NoRoom,
+    /// Others take all the room that there is for this: a request body, or a response.
+    #[error("no room for the {0} now; try again")]
+    NoRoom(&'static str),
     /// No answer within the request's deadline.
     #[error("no answer within {0:?}")]
     Deadline(Duration),
@@ -63,7 +63,7 @@ impl Error {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Overloaded | Self::NoRoom => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Overloaded | Self::NoRoom(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Deadline(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::Store(StoreError::Unavailable(_)) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Store(StoreError::WrongType) => StatusCode::CONFLICT,

@@ -11,6 +11,7 @@ pub mod metrics;
 pub mod middleware;
 pub mod redis;
 pub mod refusal;
+pub mod room;
 pub mod router;
 pub mod routes;
 pub mod serve;

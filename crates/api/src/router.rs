@@ -11,8 +11,8 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::error::Error;
 use crate::metrics::Metrics;
-use crate::middleware::body::Room;
 use crate::middleware::{admit, observe, panics};
+use crate::room::Room;
 use crate::routes::{cache, health, stats};
 use crate::settings::Limits;
 use crate::store::Store;
@@ -28,7 +28,9 @@ pub struct App<S> {
     /// One permit for each request that may be worked on at a time.
     pub in_flight: Semaphore,
     /// Room for the request bodies that are in memory.
-    pub room: Room,
+    pub bodies: Room,
+    /// Room for the responses that are being written.
+    pub responses: Room,
     /// Whether the process is about to stop, and clients should go elsewhere.
     pub draining: AtomicBool,
 }
@@ -41,7 +43,8 @@ impl<S: Store> App<S> {
             limits,
             metrics,
             in_flight: Semaphore::new(limits.in_flight.min(Semaphore::MAX_PERMITS)),
-            room: Room::new(limits.buffered),
+            bodies: Room::new(limits.buffered),
+            responses: Room::new(limits.buffered),
             draining: AtomicBool::new(false),
         })
     }

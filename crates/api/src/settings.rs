@@ -48,7 +48,8 @@ pub struct Args {
     /// Longest request body, e.g. 1Mi
     #[arg(long, env = "CACHE_MAX_BODY", default_value = "1Mi", value_parser = parse_size)]
     max_body: u64,
-    /// Room for all request bodies that are in memory at a time, e.g. 32Mi; further ones are told to come back
+    /// Room for all request bodies that are in memory at a time, e.g. 32Mi, and as much again for responses; further ones
+    /// are told to come back
     #[arg(long, env = "CACHE_MAX_BUFFERED", default_value = "32Mi", value_parser = parse_size)]
     max_buffered: u64,
     /// Longest key, in bytes
@@ -128,7 +129,7 @@ pub struct RedisSettings {
 pub struct Limits {
     /// Longest body, in bytes.
     pub body: usize,
-    /// Room for all bodies that are in memory at a time, in bytes.
+    /// Room for all request bodies that are in memory at a time, and again for responses, in bytes.
     pub buffered: usize,
     /// Longest key, in bytes.
     pub key: usize,

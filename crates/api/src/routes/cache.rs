@@ -22,6 +22,7 @@ use serde_json::value::RawValue;
 use crate::error::{Error, json};
 use crate::middleware::admit::Deadline;
 use crate::middleware::body;
+use crate::room::Held;
 use crate::router::App;
 use crate::store::Store;
 
@@ -37,7 +38,7 @@ pub async fn set<S: Store>(
     Extension(deadline): Extension<Deadline>,
     request: Request,
 ) -> Result<Response, Error> {
-    let body = body::read(request, &app.limits, &app.room, deadline).await?;
+    let body = body::read(request, &app.limits, &app.bodies, deadline).await?;
     let entry = parse(&body.bytes, app.limits.key)?;
     // A value without escapes is a part of the body as it stands.
     let value = match entry.value {
@@ -56,22 +57,42 @@ pub async fn set<S: Store>(
 /// `GET /cache/{key}`.
 ///
 /// # Errors
-/// 404 without a value, 400 for a key that cannot be, or what the store says.
+/// 404 without a value, 400 for a key that cannot be, 503 if there is no room for the response, or what the store says.
 pub async fn get<S: Store>(
     State(app): State<Arc<App<S>>>,
     Extension(deadline): Extension<Deadline>,
     key: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Error> {
     let key = path_key(key, app.limits.key)?;
-    let value = app.store.get(key.as_bytes(), deadline.at).await?;
-    let value = value.ok_or(Error::KeyNotFound)?;
+    let mut held = Held::default();
+    loop {
+        let value = app.store.get(key.as_bytes(), deadline.at).await?;
+        let body = found(&key, &value.ok_or(Error::KeyNotFound)?)?;
+        let length = body.len();
+        if !held.covers(length) {
+            held = match app.responses.try_take(length) {
+                Some(held) => held,
+                None => {
+                    // What waits for room takes none: the value is asked for again.
+                    drop((body, held));
+                    let room = app.responses.take(length).await;
+                    held = room.map_err(|_| Error::NoRoom("response"))?;
+                    continue;
+                }
+            };
+        }
+        return Ok(json(StatusCode::OK, held.keep(body)));
+    }
+}
+
+fn found(key: &str, value: &[u8]) -> Result<Vec<u8>, Error> {
     let found = Found {
-        key: &key,
-        value: String::from_utf8_lossy(&value),
+        key,
+        value: String::from_utf8_lossy(value),
     };
     let mut body = Vec::with_capacity(key.len() + value.len() + 32);
     serde_json::to_writer(&mut body, &found).map_err(|_| Error::Internal)?;
-    Ok(json(StatusCode::OK, body))
+    Ok(body)
 }
 
 /// `DELETE /cache/{key}`.

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::api::{Api, answer, until};
+use crate::api::{Api, answer, until, within};
 use crate::servers::Server;
 
 async fn raw(api: &Api, bytes: &[u8]) -> String {
@@ -101,35 +101,84 @@ async fn a_client_that_sends_far_too_much_gets_to_read_why_it_was_refused() {
 }
 
 #[tokio::test]
-async fn bodies_beyond_the_room_for_them_are_told_to_come_back() {
-    let api = Api::start(&["--max-buffered", "2Mi"]).await;
-    // Two that are never sent to their ends take all the room.
+async fn who_announces_much_and_sends_little_takes_no_room_from_others() {
+    let api = Api::start(&["--max-buffered", "2Mi", "--request-deadline", "60s"]).await;
     let head = "POST /cache HTTP/1.1\r\nhost: x\r\ncontent-length: 1048576\r\n\r\n";
-    let mut holders = Vec::new();
-    for _ in 0..2 {
+    let little = [head.as_bytes(), &[b' '; 9 << 10]].concat();
+    let mut silent = Vec::new();
+    let mut slow = Vec::new();
+    for _ in 0..8 {
         let mut stream = TcpStream::connect(api.address).await.unwrap();
         stream.write_all(head.as_bytes()).await.unwrap();
-        holders.push(stream);
+        silent.push(stream);
     }
-    until("both are in a handler", async || {
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(api.address).await.unwrap();
+        stream.write_all(&little).await.unwrap();
+        slow.push(stream);
+    }
+    until("all are in a handler", async || {
         let metrics = api.metrics().await;
-        metrics.contains("requests_in_flight 2")
+        metrics.contains("requests_in_flight 10")
     })
     .await;
-    let others = (0..8).map(|_| send_then_read(&api, 1 << 20));
-    for answer in futures::future::join_all(others).await {
-        let answer = answer.unwrap();
+    // Small ones need no room, and large ones get what the slow ones have.
+    assert_eq!(api.set("k", "v").await.0, 200);
+    let value = "x".repeat(1_000_000);
+    assert_eq!(api.set("k", &value).await.0, 200);
+    // Who had to make way may still send everything first, and reads why it was for nothing.
+    for mut stream in slow {
+        let rest = vec![b' '; (1 << 20) - (9 << 10)];
+        stream.write_all(&rest).await.unwrap();
+        let mut answer = [0; 1024];
+        let length = within("an answer", stream.read(&mut answer)).await.unwrap();
+        let answer = String::from_utf8_lossy(&answer[..length]);
         assert!(
-            answer.starts_with("HTTP/1.1 503") && answer.contains("retry-after: 1"),
+            answer.starts_with("HTTP/1.1 503")
+                && answer.contains("retry-after: 1")
+                && answer.contains("no room for the request body"),
             "{answer}"
         );
     }
-    // Small ones need no room.
-    assert_eq!(api.set("k", "v").await.0, 200);
-    drop(holders);
+    drop(silent);
+}
+
+#[tokio::test]
+async fn many_large_bodies_at_a_time_take_turns() {
+    let api = Api::start(&["--max-buffered", "2Mi"]).await;
     let value = "x".repeat(1_000_000);
+    let all = (0..8).map(|index| {
+        let (api, value) = (&api, &value);
+        async move { api.set(&format!("k{index}"), value).await.0 }
+    });
+    assert_eq!(futures::future::join_all(all).await, [200; 8]);
+}
+
+#[tokio::test]
+async fn responses_that_nobody_reads_leave_no_room_and_are_not_added_to() {
+    let api = Api::start(&["--max-buffered", "2Mi"]).await;
+    assert_eq!(api.set("small", "v").await.0, 200);
+    assert_eq!(api.set("large", &"x".repeat(1_000_000)).await.0, 200);
+    let get = "GET /cache/large HTTP/1.1\r\nhost: x\r\n\r\n";
+    let mut readers = Vec::new();
+    for _ in 0..2 {
+        // The first of them fit into the sockets' buffers.
+        let mut stream = TcpStream::connect(api.address).await.unwrap();
+        stream.write_all(get.repeat(64).as_bytes()).await.unwrap();
+        readers.push(stream);
+    }
+    until("there is no room", async || api.get("large").await.0 == 503).await;
+    let response = api.http.get(api.url("/cache/large")).send().await.unwrap();
+    assert_eq!(response.status(), 503);
+    assert_eq!(response.headers()["retry-after"], "1");
+    assert_eq!(
+        response.text().await.unwrap(),
+        r#"{"error":"no room for the response now; try again"}"#
+    );
+    assert_eq!(api.get("small").await.0, 200);
+    drop(readers);
     until("there is room again", async || {
-        api.set("k", &value).await.0 == 200
+        api.get("large").await.0 == 200
     })
     .await;
 }
