@@ -27,19 +27,19 @@ RUN printf '%s\n' '#!/bin/sh' 'set -eu' \
       'export RUSTFLAGS="-C target-feature=+crt-static"' \
       'triple=$(rustc -vV | sed -n "s/^host: //p")' \
       'find crates -name "*.rs" -exec touch {} +' \
-      'cargo build --release --locked --target "$triple" --target-dir /target -p "cachecluster-$1"' \
+      'cargo build --profile "$2" --locked --target "$triple" --target-dir /target -p "cachecluster-$1"' \
       'mkdir -p /out' \
-      'cp "/target/$triple/release/cachecluster-$1" /out/' >/usr/local/bin/build-static \
+      'cp "/target/$triple/$2/cachecluster-$1" /out/' >/usr/local/bin/build-static \
  && chmod +x /usr/local/bin/build-static \
  && for package in crates/* e2e xtask; do \
       mkdir -p "$package/src" && echo 'fn main() {}' >"$package/src/main.rs" && : >"$package/src/lib.rs"; \
     done
 
 FROM manifests AS api-dependencies
-RUN build-static api
+RUN build-static api release
 FROM api-dependencies AS api-build
 COPY crates crates
-RUN build-static api
+RUN build-static api release
 FROM scratch AS api
 COPY --from=api-build /out/cachecluster-api /cachecluster-api
 USER 65532:65532
@@ -47,10 +47,10 @@ EXPOSE 5000 9090
 ENTRYPOINT ["/cachecluster-api"]
 
 FROM api-dependencies AS agent-dependencies
-RUN build-static agent
+RUN build-static agent release
 FROM agent-dependencies AS agent-build
 COPY crates crates
-RUN build-static agent
+RUN build-static agent release
 FROM scratch AS agent
 COPY --from=agent-build /out/cachecluster-agent /cachecluster-agent
 USER 65532:65532
@@ -58,11 +58,11 @@ EXPOSE 8379
 ENTRYPOINT ["/cachecluster-agent"]
 CMD ["run"]
 
-FROM agent-dependencies AS operator-dependencies
-RUN build-static operator
+FROM manifests AS operator-dependencies
+RUN build-static operator compact
 FROM operator-dependencies AS operator-build
 COPY crates crates
-RUN build-static operator
+RUN build-static operator compact
 FROM scratch AS operator
 COPY --from=operator-build /out/cachecluster-operator /cachecluster-operator
 USER 65532:65532

@@ -13,7 +13,7 @@ use crate::images;
 /// # Errors
 /// When one did not, with what was seen instead; when nothing answers within a minute, or the prober was not built.
 pub(crate) fn check(api: SocketAddr) -> Result<usize> {
-    let program = images::binary("cachecluster-e2e")?;
+    let program = images::binary("e2e")?;
     let url = format!("http://{api}");
     let output = Command::new(&program)
         .args(["prober", "contract", "--patience", "60", "--url", &url])

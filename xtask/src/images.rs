@@ -20,6 +20,11 @@ const CONTEXTS: &str = "target/xtask/images";
 const LABEL: &str = "io.cachecluster.checkout=true";
 /// What a cluster needs to run caches. `e2e` is the prober of the scenarios.
 const NAMES: &[&str] = &["operator", "api", "agent", "e2e"];
+/// How each of them is compiled: the profiles of Cargo.toml. What talks to Kubernetes is large, and made small.
+const PROFILES: &[(&str, &[&str])] = &[
+    ("release", &["api", "agent"]),
+    ("compact", &["operator", "e2e"]),
+];
 /// Those of them that users pull.
 const SHIPPED: &[&str] = &["operator", "api", "agent"];
 /// Bytes that such an image may have.
@@ -98,36 +103,40 @@ pub(crate) fn build() -> Result<()> {
     })
 }
 
-/// Where cargo puts a static release binary of this checkout, e.g. `cachecluster-e2e`.
+/// Where cargo puts the static binary of an image of this checkout, e.g. `e2e`.
 ///
 /// # Errors
 /// When rustc does not tell its platform.
-pub(crate) fn binary(program: &str) -> Result<PathBuf> {
+pub(crate) fn binary(name: &str) -> Result<PathBuf> {
+    let made = PROFILES.iter().find(|(_, names)| names.contains(&name));
+    let (profile, _) = made.with_context(|| format!("no profile makes {name}"))?;
     Ok(PathBuf::from("target")
         .join(host()?)
-        .join("release")
-        .join(program))
+        .join(profile)
+        .join(format!("cachecluster-{name}")))
 }
 
 fn compile() -> Result<()> {
-    let mut cargo = Command::new("cargo");
-    cargo.args(["build", "--release", "--locked"]);
-    for name in NAMES {
-        cargo.args(["--package", &format!("cachecluster-{name}")]);
+    for (profile, names) in PROFILES {
+        let mut cargo = Command::new("cargo");
+        cargo.args(["build", "--profile", profile, "--locked"]);
+        for name in *names {
+            cargo.args(["--package", &format!("cachecluster-{name}")]);
+        }
+        // A target must be named, or the flags would reach build scripts and procedural macros as well.
+        cargo
+            .args(["--target", &host()?])
+            .env("RUSTFLAGS", "-C target-feature=+crt-static");
+        command::run(&format!("build-{profile}"), &mut cargo)?;
     }
-    // A target must be named, or the flags would reach build scripts and procedural macros as well.
-    cargo
-        .args(["--target", &host()?])
-        .env("RUSTFLAGS", "-C target-feature=+crt-static");
-    command::run("build", &mut cargo)
+    Ok(())
 }
 
 fn pack(name: &str) -> Result<()> {
     let program = format!("cachecluster-{name}");
     let context = PathBuf::from(CONTEXTS).join(name);
     fs::create_dir_all(&context)?;
-    fs::copy(binary(&program)?, context.join(&program))
-        .with_context(|| format!("copy {program}"))?;
+    fs::copy(binary(name)?, context.join(&program)).with_context(|| format!("copy {program}"))?;
     fs::write(
         context.join("Dockerfile"),
         format!(
@@ -206,6 +215,16 @@ fn host() -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::{LARGEST, judge_size};
+
+    #[test]
+    fn every_image_is_made_of_a_binary_of_one_profile() {
+        for name in super::NAMES {
+            let made = super::PROFILES
+                .iter()
+                .filter(|(_, names)| names.contains(name));
+            assert_eq!(made.count(), 1, "{name}");
+        }
+    }
 
     #[test]
     fn an_image_above_the_bound_is_refused() {

@@ -174,7 +174,7 @@ fn scenarios(cluster: &Cluster, filter: &[String]) -> Result<usize> {
 }
 
 fn scenario_command(cluster: &Cluster, filter: &[String]) -> Result<Command> {
-    let mut e2e = Command::new(images::binary("cachecluster-e2e")?);
+    let mut e2e = Command::new(images::binary("e2e")?);
     e2e.arg("run").env("PATH", cluster::path_with_clients()?);
     if let Some(kubeconfig) = cluster.kubeconfig()? {
         e2e.arg("--kubeconfig").arg(kubeconfig);
