@@ -30,7 +30,7 @@ pub struct CacheClusterStatus {
     #[serde(default)]
     pub shards: Vec<ShardStatus>,
 
-    /// Where the HTTP API is reached from inside the cluster, e.g. `http://quickstart-api.default.svc:5000`.
+    /// Where the HTTP API is reached from inside the cluster, e.g. `http://quickstart-api.default.svc:5000`. Absent with `api.replicas` 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
 

@@ -9,7 +9,7 @@ use cachecluster_redis_admin::ExecuteError;
 use jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use verdicts::{accepted, condition, progressing, ready, was_formed};
 
@@ -86,12 +86,10 @@ pub fn compute(
             condition(conditions::DEGRADED, degraded),
         ],
         shards: shards(cluster, plan),
-        endpoint: Some(format!(
-            "http://{}.{}.svc:{}",
-            names::api(&cluster.name),
-            cluster.namespace,
-            ports::API
-        )),
+        endpoint: (cluster.api.replicas > 0).then(|| {
+            let api = names::api(&cluster.name);
+            format!("http://{api}.{}.svc:{}", cluster.namespace, ports::API)
+        }),
         replicas: u32::try_from(existing).unwrap_or(u32::MAX),
         selector: Some(selector(&cluster.name)),
     };
@@ -188,7 +186,7 @@ pub async fn write(
         field_manager: Some(FIELD_MANAGER.to_owned()),
         ..PatchParams::default()
     };
-    let patch = Patch::Merge(json!({ "status": status }));
+    let patch = Patch::Merge(json!({ "status": difference(&previous, &status) }));
     match api
         .patch_status(&resource.name_any(), &params, &patch)
         .await
@@ -206,6 +204,17 @@ pub async fn write(
         Err(kube::Error::Api(answer)) if answer.is_not_found() => Ok(()),
         Err(error) => Err(Error::Status(error)),
     }
+}
+
+/// The whole status for a merge, which leaves alone what it does not name: what is not there any more is named, too.
+fn difference(previous: &CacheClusterStatus, status: &CacheClusterStatus) -> Value {
+    let (previous, mut status) = (json!(previous), json!(status));
+    for field in previous.as_object().into_iter().flat_map(|it| it.keys()) {
+        if status.get(field).is_none() {
+            status[field] = Value::Null;
+        }
+    }
+    status
 }
 
 /// The status as it was written last: the watch's, unless it lags behind our own writes.
@@ -378,6 +387,43 @@ mod tests {
             assert_eq!((state, why), (true, "Valid"));
             assert_eq!(message.contains("writes fail once"), remarked, "{message}");
         }
+    }
+
+    #[test]
+    fn a_birth_ends_when_kubernetes_sends_clients_to_the_primaries() {
+        let sim = fixture::formed(3, 1);
+        let mut observed = fixture::world(sim.world());
+        let primary = observed.members.iter_mut();
+        let mut primary = primary.filter(|it| it.name == "quickstart-shard-1-0");
+        primary.next().unwrap().vouched = false;
+        let born = pass(&CacheClusterStatus::default(), &observed, 1);
+        assert_eq!(is(&born, "Ready"), answer("False", "WaitingForPods"));
+        assert_eq!(is(&born, "Progressing"), answer("True", "WaitingForPods"));
+        let message = &find(&born, "Ready").message;
+        assert_eq!(message, "pod quickstart-shard-1-0 is not ready yet");
+        // Once it was complete, the servers' own word is what counts.
+        let (_, complete) = complete();
+        let later = pass(&complete, &observed, 2);
+        assert_eq!(is(&later, "Ready"), answer("True", "AllSlotsServed"));
+        assert_eq!(later, complete);
+    }
+
+    #[test]
+    fn without_an_api_no_endpoint_is_published() {
+        let cluster = fixture::valid(json!({"api": {"replicas": 0}}));
+        let observed = fixture::world(fixture::formed(3, 1).world());
+        let plan = decide(&cluster, &observed);
+        let outcome = Outcome {
+            applied: Err(&ApplyError::BeingDeleted {
+                kind: String::new(),
+                name: String::new(),
+            }),
+            executed: Ok(&false),
+        };
+        let resource = fixture::resource(json!({"api": {"replicas": 0}}));
+        let (none, now) = (CacheClusterStatus::default(), Timestamp::UNIX_EPOCH);
+        let status = compute(&none, &resource, &cluster, &observed, &plan, &outcome, now);
+        assert_eq!(status.endpoint, None);
     }
 
     #[test]

@@ -157,6 +157,20 @@ async fn what_somebody_changed_is_put_right_with_one_write() {
 }
 
 #[tokio::test]
+async fn an_endpoint_that_is_not_served_any_more_is_not_published_any_more() {
+    let server = server_with(json!({}));
+    let mut operator = Operator::start(&server);
+    operator.settle(&server).await;
+    assert!(status(&server).endpoint.is_some());
+    server.change(&format!("{CLUSTERS}/demo"), |cluster| {
+        cluster["spec"]["api"]["replicas"] = json!(0);
+    });
+    operator.settle(&server).await;
+    assert_eq!(status(&server).endpoint, None);
+    assert_eq!(operator.pass(&server).await.0, Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn fields_that_others_add_are_left_alone() {
     let server = server_with(json!({}));
     let mut operator = Operator::start(&server);

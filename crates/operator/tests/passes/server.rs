@@ -153,7 +153,13 @@ impl Server {
             Method::PATCH => match path.strip_suffix("/status") {
                 Some(path) => {
                     let mut object = state.objects[path].clone();
-                    object["status"] = body["status"].clone();
+                    for (field, value) in body["status"].as_object().unwrap() {
+                        if value.is_null() {
+                            object["status"].as_object_mut().unwrap().remove(field);
+                        } else {
+                            object["status"][field] = value.clone();
+                        }
+                    }
                     respond(StatusCode::OK, &state.store(path, object))
                 }
                 None => respond(StatusCode::OK, &state.store(&path, body)),

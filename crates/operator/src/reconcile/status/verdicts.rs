@@ -75,6 +75,8 @@ pub(super) fn ready(
             reason::FORMING
         };
         (false, why, problems())
+    } else if let Some(pods) = awaited(formed, observed, plan) {
+        (false, reason::WAITING_FOR_PODS, pods)
     } else if api == 0 && cluster.api.replicas > 0 {
         let why = if formed {
             reason::API_UNAVAILABLE
@@ -124,6 +126,9 @@ pub(super) fn progressing(
     if !plan.health.is_healthy() || !plan.waiting.is_empty() {
         return (true, changing, sentence(&problems(observed, plan)));
     }
+    if let Some(pods) = awaited(formed, observed, plan) {
+        return (true, reason::WAITING_FOR_PODS, pods);
+    }
     let ready = pods::ready(&observed.api_pods);
     let rolled = outcome
         .applied
@@ -137,6 +142,28 @@ pub(super) fn progressing(
         return (true, reason::WAITING_FOR_PODS, sentence(&all));
     }
     (false, reason::STABLE, "Nothing to do".to_owned())
+}
+
+/// Primaries of a new cluster to which Kubernetes sends no client yet: it learns a moment after we do that they serve.
+/// Later its word does not count here, because it is also silent when a machine or the API server is away.
+fn awaited(formed: bool, observed: &Observed, plan: &Plan) -> Option<String> {
+    if formed {
+        return None;
+    }
+    let primaries = plan
+        .health
+        .shards
+        .iter()
+        .filter_map(|it| it.primary.as_ref());
+    let unvouched = |name: &str| {
+        let mut members = observed.members.iter();
+        members.any(|member| member.name == name && !member.vouched)
+    };
+    let waits: Vec<String> = primaries
+        .filter(|primary| unvouched(&primary.name))
+        .map(|primary| format!("pod {} is not ready yet", primary.name))
+        .collect();
+    (!waits.is_empty()).then(|| sentence(&waits))
 }
 
 /// What is wrong: with pods first, because the rest often follows from that.
