@@ -75,7 +75,7 @@ impl<I> Connection<I> {
 
     /// Looks at bytes that are about to be written; tells whether they are a bare refusal, and so are not to be.
     fn says(&mut self, bytes: &[u8]) -> bool {
-        // Bodies have no line breaks but those of JSON's making, so that nothing but a head looks like one.
+        // A part of a body may begin so as well, but JSON has no raw line breaks in its strings: never a bare head's.
         if !bytes.starts_with(b"HTTP/1.") {
             return false;
         }
