@@ -35,6 +35,8 @@ const FIRST_LOOK: Duration = Duration::from_millis(200);
 const LOOK: Duration = Duration::from_millis(500);
 /// Time between two looks while nobody can be asked to take over.
 const PAUSE: Duration = Duration::from_millis(50);
+/// Time between two looks while the replicas read on.
+const DRAIN_PAUSE: Duration = Duration::from_millis(5);
 /// Longest time between two attempts at a replica that does not take over; it doubles up to here.
 const LONG_PAUSE: Duration = Duration::from_secs(2);
 /// How long a replica may take to become the primary, with votes and without: 0.1 s is usual.
@@ -97,6 +99,10 @@ pub async fn settle(
                         tried.votes_in_vain = true;
                     }
                 }
+            }
+            Step::Drain => {
+                tokio::time::sleep(DRAIN_PAUSE).await;
+                continue;
             }
             Step::Look => {}
         }

@@ -8,7 +8,8 @@ use cachecluster_topology::{LinkState, NodeRef, NodeView, Role};
 use super::fallen::Fallen;
 use super::peer::Peer;
 
-/// How long a replica that is behind waits for a fresher one that has not answered yet.
+/// How long a replica that is behind waits for a fresher one that has not answered yet, and how long replicas are
+/// given to read to the end of what the fallen server sent.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// Why the server may start.
@@ -30,6 +31,8 @@ pub(super) enum Step {
     Start(Release),
     /// Ask this replica to take over.
     Promote(NodeRef, Way),
+    /// Look again at once: the replicas still read what the fallen server sent.
+    Drain,
     Look,
 }
 
@@ -75,6 +78,11 @@ pub(super) fn decide(fallen: &Fallen, peers: &[Peer], tried: Tried, hold: Durati
     let volume = fallen.persistence == Persistence::Volume;
     if volume && tried.elapsed >= hold {
         return Step::Start(Release::OwnData);
+    }
+    // What a replica has received and not read yet, a promotion would throw away. The link of one that has read all of
+    // it is down: the end of the stream comes last. A machine that lost power sent no end.
+    if tried.elapsed < GRACE && followers().any(|peer| peer.view.link_up) {
+        return Step::Drain;
     }
     let waited = all_answered || tried.elapsed >= GRACE;
     let best = followers()
@@ -177,6 +185,21 @@ mod tests {
             decide(&fallen, &empty, after(HOLD), HOLD),
             Step::Start(Release::TimeOut)
         );
+    }
+
+    #[test]
+    fn nobody_takes_over_before_the_replicas_have_read_what_they_received() {
+        let start = after(Duration::ZERO);
+        for persistence in [Persistence::Ephemeral, Persistence::Volume] {
+            let fallen = fallen(persistence, Some(40));
+            let mut both = [replica(11, Some(1), 50, 2), replica(12, Some(1), 40, 2)];
+            both[1].view.link_up = true;
+            assert_eq!(decide(&fallen, &both, start, HOLD), Step::Drain);
+            assert_eq!(promoted(decide(&fallen, &both, after(GRACE), HOLD)).0, 11);
+            both[1].view.link_up = false;
+            both[1].view.offset = 60;
+            assert_eq!(promoted(decide(&fallen, &both, start, HOLD)).0, 12);
+        }
     }
 
     #[test]
