@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::sample::Sample;
+use crate::transcript::Transcript;
 
 /// What the supervisor is doing.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,6 +35,8 @@ struct Notes {
     liveness: Readiness,
     hung: watch::Sender<Option<Instant>>,
     starts: AtomicU64,
+    kills: AtomicU64,
+    transcript: Transcript,
     child: AtomicI32,
 }
 
@@ -64,6 +67,8 @@ impl Board {
             liveness,
             hung: watch::Sender::new(None),
             starts: AtomicU64::new(0),
+            kills: AtomicU64::new(0),
+            transcript: Transcript::default(),
             child: AtomicI32::new(0),
         }))
     }
@@ -130,6 +135,23 @@ impl Board {
     #[must_use]
     pub fn restarts(&self) -> u64 {
         self.0.starts.load(Ordering::Relaxed).saturating_sub(1)
+    }
+
+    /// Counts a server that was killed because it did not answer.
+    pub fn count_kill(&self) {
+        self.0.kills.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often a server was killed because it did not answer.
+    #[must_use]
+    pub fn kills(&self) -> u64 {
+        self.0.kills.load(Ordering::Relaxed)
+    }
+
+    /// What the server printed last.
+    #[must_use]
+    pub fn transcript(&self) -> &Transcript {
+        &self.0.transcript
     }
 
     /// States the server's process id; `None` when its end has been noticed.

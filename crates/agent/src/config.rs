@@ -179,6 +179,7 @@ mod tests {
             pod_ip: [10, 0, 0, 7].into(),
             hostname: Some("quickstart-shard-0-1".to_owned()),
             hold: Duration::from_secs(1),
+            hang_limit: Duration::from_secs(5),
         }
     }
 

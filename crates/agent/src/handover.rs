@@ -6,6 +6,7 @@ use cachecluster_redis_admin::{Connection, connect, execute, observe};
 use cachecluster_topology::{Action, NodeRef, NodeView, Probe, Role};
 use tokio::time::Instant;
 
+use crate::board::Board;
 use crate::monitor::own_address;
 use crate::sample::{self, Info, Sample};
 use crate::settings::Settings;
@@ -17,6 +18,10 @@ const LOOK: Duration = Duration::from_millis(500);
 const PROMOTION: Duration = Duration::from_secs(1);
 /// How long the own server may take to hear of it.
 const NEWS: Duration = Duration::from_secs(1);
+/// How long a replica may take to read what a server is about to leave to it.
+const CATCH_UP: Duration = Duration::from_secs(5);
+/// For how long, in milliseconds, writes are held back at a server that is about to stop: more than that takes.
+const LAST_PAUSE: &str = "20000";
 /// Time between two questions.
 const POLL: Duration = Duration::from_millis(5);
 
@@ -55,7 +60,7 @@ pub async fn hand_over(settings: &Settings) -> Outcome {
     if view.role != Role::Primary || view.slots.is_empty() {
         return Outcome::Nothing;
     }
-    let Some(replica) = best_replica(settings, &info, &view).await else {
+    let Some((replica, _)) = best_replica(settings, &info, &view).await else {
         return Outcome::NoReplica;
     };
     tracing::info!(replica = replica.name, "handing over");
@@ -81,12 +86,43 @@ pub async fn hand_over(settings: &Settings) -> Outcome {
     }
 }
 
+/// Makes the own server, which is about to stop without having handed over, accept no more writes, and waits until a
+/// replica that listens to it has them all. How far they went is on the board then, for the choice of a successor.
+pub async fn quiesce(settings: &Settings, board: &Board) {
+    let quieting = async {
+        let mut own = connect(own_address(settings), &settings.password, LOOK)
+            .await
+            .ok()?;
+        let paused = own.text(&["CLIENT", "PAUSE", LAST_PAUSE, "WRITE"]).await;
+        paused.ok()?;
+        let last = sample::take(&mut own).await.ok()?;
+        let view = last.view.clone()?;
+        let info = last.info.clone();
+        board.put_sample(last);
+        if view.role != Role::Primary || info.replicas().next().is_none() {
+            return None;
+        }
+        while best_replica(settings, &info, &view)
+            .await
+            .is_none_or(|(_, offset)| offset < view.offset)
+        {
+            tokio::time::sleep(POLL).await;
+        }
+        Some(view.offset)
+    };
+    match tokio::time::timeout(CATCH_UP, quieting).await {
+        Ok(Some(offset)) => tracing::info!(offset, "a replica has all that was written"),
+        Ok(None) => {}
+        Err(_) => tracing::warn!("no replica has caught up"),
+    }
+}
+
 async fn own_view(own: &mut Connection) -> Option<NodeView> {
     sample::take(own).await.ok()?.view
 }
 
-/// The replica that has applied most, of those whose link is up.
-async fn best_replica(settings: &Settings, info: &Info, view: &NodeView) -> Option<NodeRef> {
+/// The replica that has applied most, of those whose link is up, and how much that is.
+async fn best_replica(settings: &Settings, info: &Info, view: &NodeView) -> Option<(NodeRef, u64)> {
     let mut addrs: Vec<_> = view
         .known
         .values()
@@ -107,9 +143,12 @@ async fn best_replica(settings: &Settings, info: &Info, view: &NodeView) -> Opti
         })
         .filter(|(_, replica)| replica.link_up && replica.primary.as_ref() == Some(&view.id))
         .max_by_key(|(_, replica)| (replica.offset, replica.id.clone()))
-        .map(|(addr, replica)| NodeRef {
-            id: replica.id,
-            name: std::net::SocketAddr::from(addr).to_string(),
-            addr,
+        .map(|(addr, replica)| {
+            let node = NodeRef {
+                id: replica.id,
+                name: std::net::SocketAddr::from(addr).to_string(),
+                addr,
+            };
+            (node, replica.offset)
         })
 }

@@ -20,6 +20,8 @@ pub mod server;
 pub mod settings;
 pub mod succession;
 pub mod supervise;
+pub mod termination;
+pub mod transcript;
 pub mod volume;
 
 use cachecluster_telemetry::{logs, shutdown};
@@ -28,16 +30,25 @@ use tokio_util::sync::CancellationToken;
 use crate::board::Board;
 use crate::settings::RunArgs;
 
-/// Runs the agent until it is told to stop by SIGTERM or SIGINT.
+/// Runs the agent until it is told to stop by SIGTERM or SIGINT. An error is told in the termination message, too.
 ///
 /// # Errors
 /// When the settings are unusable, the admin port is taken, or the server does not start at all.
 pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     logs::install(&args.log, args.log_format);
+    let path = args.termination_log.clone();
+    let board = Board::new();
+    let outcome = serve(args, board.clone()).await;
+    if let Err(error) = &outcome {
+        termination::tell(&path, &board.transcript().lines(), &format!("{error:#}"));
+    }
+    outcome
+}
+
+async fn serve(args: RunArgs, board: Board) -> anyhow::Result<()> {
     let told = shutdown::on_signal()?;
     let path = std::env::var_os("PATH").unwrap_or_default();
     let settings = args.resolve(&path)?;
-    let board = Board::new();
     let listener = http::listen(settings.admin_port).await?;
 
     // What serves the probes outlives the supervisor, so that the last answers are true ones.

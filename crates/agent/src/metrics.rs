@@ -159,6 +159,11 @@ impl Collector for ServerMetrics {
             "Starts of the server by its agent, after the first",
             self.board.restarts(),
         )?;
+        page.counter(
+            "server_kills",
+            "Servers killed by their agent because they lived and did not answer",
+            self.board.kills(),
+        )?;
         page.gauge(
             "held_back",
             "Whether the server is held back until a replica has taken over",

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::board::{Board, Phase};
 use crate::ready::ready;
-use crate::sample::{self, Sample};
+use crate::sample::{self, Sample, Unheard};
 use crate::settings::Settings;
 
 /// Time between two looks at a server that is ready.
@@ -18,9 +18,6 @@ const CALM: Duration = Duration::from_millis(500);
 const EAGER: Duration = Duration::from_millis(100);
 /// How long one look may take.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// After this long without an answer a running server counts as hung, and is replaced. Loading is an answer; a script
-/// or command that blocks the server for so long has long made the other nodes choose another primary.
-const HUNG: Duration = Duration::from_secs(10);
 
 /// Where the server is reached from within the pod.
 #[must_use]
@@ -28,44 +25,47 @@ pub fn own_address(settings: &Settings) -> (IpAddr, u16) {
     (IpAddr::V4(Ipv4Addr::LOCALHOST), settings.redis_port)
 }
 
-/// Looks at the server over one lasting connection, until `ended`.
+/// Looks at the server over one lasting connection, until `ended`. One that stays silent for the hang limit is reported.
 pub async fn run(settings: Settings, board: Board, ended: CancellationToken) {
     let mut phases = board.phase();
     let mut connection = None;
-    let mut heard = Instant::now();
+    let mut silence = Silence::default();
     loop {
         let phase = phases.borrow_and_update().clone();
         let mut pause = CALM;
         if let Phase::Running(since) = phase {
-            heard = heard.max(since);
-            let state = match look(&settings, &mut connection).await {
+            let asked = Instant::now();
+            let outcome = look(&settings, &mut connection).await;
+            let silent = outcome.as_ref().is_err_and(|unheard| unheard.silent);
+            silence.note(since, silent, asked.elapsed());
+            let state = match outcome {
                 Ok(sample) => {
-                    heard = Instant::now();
                     let state = ready(&sample);
                     board.put_sample(sample);
                     state
                 }
-                Err(reason) => {
+                Err(unheard) => {
                     connection = None;
-                    Err(reason)
+                    Err(unheard.reason)
                 }
             };
-            let silent = heard.elapsed();
             // A phase that ended meanwhile has said already why the server is not ready.
             if !phases.has_changed().unwrap_or(true) {
                 if state.is_err() {
                     pause = EAGER;
                 }
                 board.readiness().set(state);
-                board.liveness().set(if silent < HUNG {
-                    Ok(())
-                } else {
-                    board.report_hung(since);
-                    Err(format!(
-                        "the server has been silent for {} s",
-                        silent.as_secs()
-                    ))
-                });
+                board
+                    .liveness()
+                    .set(if silence.length < settings.hang_limit {
+                        Ok(())
+                    } else {
+                        board.report_hung(since);
+                        Err(format!(
+                            "the server has been silent for {} s",
+                            silence.length.as_secs()
+                        ))
+                    });
             }
         } else {
             connection = None;
@@ -79,14 +79,57 @@ pub async fn run(settings: Settings, board: Board, ended: CancellationToken) {
     }
 }
 
-async fn look(settings: &Settings, connection: &mut Option<Connection>) -> Result<Sample, String> {
+/// For how long a server has been asked in vain.
+#[derive(Debug, Default)]
+struct Silence {
+    of: Option<Instant>,
+    length: Duration,
+}
+
+impl Silence {
+    /// Adds a look at the server that runs since `start`, which took `took`.
+    fn note(&mut self, start: Instant, silent: bool, took: Duration) {
+        if self.of != Some(start) || !silent {
+            self.length = Duration::ZERO;
+        }
+        self.of = Some(start);
+        if silent {
+            // A look that took longer was not the server's fault: the agent, or the whole machine, stood still.
+            self.length += took.min(PATIENCE) + EAGER;
+        }
+    }
+}
+
+async fn look(settings: &Settings, connection: &mut Option<Connection>) -> Result<Sample, Unheard> {
     let open = match connection {
         Some(open) => open,
         None => {
             let opened = connect(own_address(settings), &settings.password, PATIENCE).await;
-            connection
-                .insert(opened.map_err(|error| format!("the server does not answer: {error}"))?)
+            connection.insert(opened.map_err(|error| Unheard {
+                reason: format!("the server does not answer: {error}"),
+                silent: error.is_timeout() || error.is_connection_refusal(),
+            })?)
         }
     };
     sample::take(open).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_looks_in_vain_make_silence_and_none_counts_for_more_than_it_may_take() {
+        let start = Instant::now();
+        let mut silence = Silence::default();
+        silence.note(start, true, PATIENCE);
+        // The machine was asleep.
+        silence.note(start, true, PATIENCE * 1000);
+        assert_eq!(silence.length, (PATIENCE + EAGER) * 2);
+        silence.note(start, false, PATIENCE);
+        assert_eq!(silence.length, Duration::ZERO);
+        silence.note(start, true, PATIENCE);
+        silence.note(start + PATIENCE, true, Duration::ZERO);
+        assert_eq!(silence.length, EAGER, "the next server starts anew");
+    }
 }

@@ -90,19 +90,39 @@ fn part<'a>(list: &'a str, name: &str) -> Option<&'a str> {
         .find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
 }
 
+/// Why there is no sample.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unheard {
+    /// For people.
+    pub reason: String,
+    /// Whether nothing came at all. A refusal is a sign of life: of a server that is busy with a script, that has no place
+    /// for another client, or whose password is another.
+    pub silent: bool,
+}
+
 /// Asks the server, in one round trip.
 ///
 /// # Errors
-/// When it does not answer.
-pub async fn take(connection: &mut Connection) -> Result<Sample, String> {
+/// When it does not answer, or refuses.
+pub async fn take(connection: &mut Connection) -> Result<Sample, Unheard> {
     let questions: [&[&str]; 3] = [&["INFO"], &["CLUSTER", "NODES"], &["CLUSTER", "INFO"]];
     let answers = connection.texts(&questions).await;
-    let mut answers = answers.map_err(|error| error.to_string())?.into_iter();
+    let answers = answers.map_err(|error| Unheard {
+        reason: error.to_string(),
+        silent: error.is_timeout() || error.is_connection_refusal(),
+    });
+    let mut answers = answers?.into_iter();
     let (Some(info), Some(nodes), Some(cluster)) = (answers.next(), answers.next(), answers.next())
     else {
-        return Err("fewer answers than questions".to_owned());
+        return Err(Unheard {
+            reason: "fewer answers than questions".to_owned(),
+            silent: false,
+        });
     };
-    let info = info.map_err(|error| error.to_string())?;
+    let info = info.map_err(|error| Unheard {
+        reason: error.to_string(),
+        silent: false,
+    })?;
     let view = match (nodes, cluster) {
         (Ok(nodes), Ok(cluster)) => NodeView::assemble(&nodes, &cluster, &info).ok(),
         _ => None,

@@ -9,14 +9,19 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
+use tokio::task::JoinSet;
 
 use crate::board::Board;
 use crate::settings::Settings;
+
+/// How long its last lines may take to arrive after its end; a child of its own may hold its output open.
+const LAST_LINES: Duration = Duration::from_millis(500);
 
 /// A running server.
 pub struct Server {
     child: Child,
     board: Board,
+    listening: JoinSet<()>,
 }
 
 impl Server {
@@ -26,9 +31,11 @@ impl Server {
     /// When the file cannot be written or the process not be started.
     pub fn start(settings: &Settings, config: &str, board: &Board) -> io::Result<Self> {
         let path = write_config(settings, config)?;
-        let child = Command::new(&settings.server)
+        let mut child = Command::new(&settings.server)
             .arg(path)
             .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             // Signals of a terminal are the agent's to pass on.
             .process_group(0)
             .kill_on_drop(true)
@@ -36,9 +43,20 @@ impl Server {
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
         board.put_child(pid);
         tracing::info!(pid, server = %settings.server.display(), "server started");
+        let mut listening = JoinSet::new();
+        let transcript = board.transcript();
+        if let Some(out) = child.stdout.take() {
+            let (to, password) = (tokio::io::stdout(), settings.password.clone());
+            listening.spawn(transcript.clone().pass_on(out, to, password));
+        }
+        if let Some(err) = child.stderr.take() {
+            let (to, password) = (tokio::io::stderr(), settings.password.clone());
+            listening.spawn(transcript.clone().pass_on(err, to, password));
+        }
         Ok(Self {
             child,
             board: board.clone(),
+            listening,
         })
     }
 
@@ -49,6 +67,8 @@ impl Server {
     pub async fn ended(&mut self) -> io::Result<ExitStatus> {
         let status = self.child.wait().await;
         self.board.put_child(None);
+        let listened = async { while self.listening.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(LAST_LINES, listened).await;
         status
     }
 

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use cachecluster_contract::agent::HANG_LIMIT_MS;
 use cachecluster_contract::{AgentSettings, paths, ports};
 use cachecluster_redis_admin::Password;
 use cachecluster_telemetry::logs;
@@ -64,6 +65,13 @@ pub struct RunArgs {
     /// For how many seconds a primary that lost its memory is held back while no replica with data can be reached.
     #[arg(long, default_value_t = 30)]
     pub hold_seconds: u64,
+    /// For how many milliseconds the server may live without an answer before it is killed and replaced. Default: 5000,
+    /// or the cluster's node timeout where that is longer.
+    #[arg(long)]
+    pub hang_limit_ms: Option<u64>,
+    /// Where the reason of an end with an error goes, for the pod's status. Only written to when it is there.
+    #[arg(long, default_value = paths::TERMINATION_LOG)]
+    pub termination_log: PathBuf,
     /// Levels of the log, in the syntax of RUST_LOG.
     #[arg(long, env = "RUST_LOG", default_value = "info")]
     pub log: String,
@@ -95,6 +103,8 @@ pub struct Settings {
     pub hostname: Option<String>,
     /// Bound of the safe boot's wait.
     pub hold: Duration,
+    /// For how long the server may live without an answer.
+    pub hang_limit: Duration,
 }
 
 /// Why the agent cannot start.
@@ -143,6 +153,9 @@ impl RunArgs {
             let names: Vec<_> = names.iter().map(|n| n.display().to_string()).collect();
             SettingsError::NoServer(names.join(", "))
         })?;
+        let hang_limit = self
+            .hang_limit_ms
+            .unwrap_or_else(|| HANG_LIMIT_MS.max(cluster.node_timeout));
         Ok(Settings {
             cluster,
             password,
@@ -154,6 +167,7 @@ impl RunArgs {
             pod_ip: self.pod_ip,
             hostname: self.pod_name.filter(|name| is_hostname(name)),
             hold: Duration::from_secs(self.hold_seconds),
+            hang_limit: Duration::from_millis(hang_limit),
         })
     }
 }

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::board::{Board, Phase};
 use crate::config::{self, ConfigError};
-use crate::handover::{Outcome, hand_over};
+use crate::handover::{Outcome, hand_over, quiesce};
 use crate::sample::Sample;
 use crate::server::Server;
 use crate::settings::Settings;
@@ -36,9 +36,9 @@ pub enum SuperviseError {
     /// The server's process or its files cannot be dealt with.
     #[error("{0}: {1}")]
     Io(&'static str, #[source] io::Error),
-    /// The server ends soon after each start, or before it answers once: see its log above.
-    #[error("the server ended {FUTILE_STARTS} times soon after its start ({0}): giving up")]
-    Futile(ExitStatus),
+    /// The server ends soon after each start, or before it answers once: how, and its last words.
+    #[error("the server ended {FUTILE_STARTS} times soon after its start ({0}), giving up: {1}")]
+    Futile(ExitStatus, String),
 }
 
 /// What ended a run of the server.
@@ -84,7 +84,11 @@ pub async fn run(
                 return stop(settings, board, server).await;
             }
             End::Hung => {
-                tracing::error!("the server does not answer any more: killed");
+                tracing::error!(
+                    limit_millis = settings.hang_limit.as_millis(),
+                    "the server lives and does not answer: killed"
+                );
+                board.count_kill();
                 server.kill().await.map_err(lost)?
             }
             End::Exited(status) => status,
@@ -93,7 +97,8 @@ pub async fn run(
         board.enter(Phase::Down(format!("the server ended: {status}")));
         futile = futile_starts(futile, last.is_some(), start.elapsed());
         if futile == FUTILE_STARTS {
-            return Err(SuperviseError::Futile(status));
+            let words = board.transcript().last_words();
+            return Err(SuperviseError::Futile(status, words));
         }
     }
 }
@@ -177,6 +182,9 @@ async fn stop(
         tracing::info!(millis = took.as_millis(), "a replica is the primary now");
     } else {
         tracing::info!(?outcome, "nothing was handed over");
+    }
+    if matches!(outcome, Outcome::NoReplica | Outcome::Failed) {
+        quiesce(settings, board).await;
     }
     let status = server
         .stop(STOP)

@@ -45,6 +45,7 @@ fn rendered(persistence: Persistence) -> BTreeSet<String> {
         pod_ip: [10, 0, 0, 7].into(),
         hostname: Some("test-shard-0-0".to_owned()),
         hold: Duration::from_secs(1),
+        hang_limit: Duration::from_secs(5),
     };
     let text = render(&settings).unwrap();
     text.lines()

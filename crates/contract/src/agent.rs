@@ -28,6 +28,10 @@ pub struct AgentSettings {
     pub directives: BTreeMap<String, String>,
 }
 
+/// For how many milliseconds a server may live without an answer before its agent kills it, where the cluster's node
+/// timeout is not longer. Loading, and refusing because of a script that runs for long, are answers.
+pub const HANG_LIMIT_MS: u64 = 5000;
+
 /// What survives a restart of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

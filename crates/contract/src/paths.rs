@@ -14,6 +14,11 @@ pub const AGENT_SETTINGS: &str = "/etc/cachecluster/settings/settings.json";
 pub const AGENT_SETTINGS_DIR: &str = "/etc/cachecluster/settings";
 /// Key of the settings document in the ConfigMap.
 pub const SETTINGS_KEY: &str = "settings.json";
+/// Where Kubernetes takes a container's termination message from; writable also where the root file system is not. The
+/// agent writes plain text there when it ends with an error: what the server printed last, then a line with the reason.
+pub const TERMINATION_LOG: &str = "/dev/termination-log";
+/// How many bytes of [`TERMINATION_LOG`] Kubernetes keeps.
+pub const TERMINATION_LOG_BYTES: usize = 4096;
 /// Directory into which the password Secret is mounted.
 pub const AUTH_DIR: &str = "/etc/cachecluster/auth";
 /// The password file, in Redis pods and in API pods.

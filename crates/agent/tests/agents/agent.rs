@@ -23,10 +23,19 @@ pub(crate) struct Agent {
     pub(crate) admin: u16,
     pub(crate) dir: TempDir,
     pub(crate) process: Option<Child>,
+    flags: &'static [&'static str],
 }
 
 impl Agent {
     pub(crate) fn start(persistence: Persistence, node_timeout: u64) -> Self {
+        Self::start_with(persistence, node_timeout, &[])
+    }
+
+    pub(crate) fn start_with(
+        persistence: Persistence,
+        node_timeout: u64,
+        flags: &'static [&'static str],
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let settings = AgentSettings {
             cluster: "test".to_owned(),
@@ -46,6 +55,7 @@ impl Agent {
             admin: free_port(),
             dir,
             process: None,
+            flags,
         };
         agent.spawn();
         agent
@@ -58,6 +68,8 @@ impl Agent {
             .append(true)
             .open(path("log"))
             .unwrap();
+        // As the kubelet does for each container.
+        fs::write(path("termination-log"), "").unwrap();
         let process = Command::new(env!("CARGO_BIN_EXE_cachecluster-agent"))
             .arg("run")
             .args(["--redis-port", &self.port.to_string()])
@@ -70,6 +82,9 @@ impl Agent {
             .arg(path("data"))
             .arg("--run-dir")
             .arg(path("run"))
+            .arg("--termination-log")
+            .arg(path("termination-log"))
+            .args(self.flags)
             .env("POD_IP", "127.0.0.1")
             .env("POD_NAME", format!("test-{}", self.port))
             .stdin(Stdio::null())
@@ -82,6 +97,11 @@ impl Agent {
 
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.dir.path().join("log")).unwrap()
+    }
+
+    /// What Kubernetes would show of the end of this agent.
+    pub(crate) fn termination_message(&self) -> String {
+        fs::read_to_string(self.dir.path().join("termination-log")).unwrap()
     }
 
     pub(crate) async fn connect(&self) -> Option<Connection> {

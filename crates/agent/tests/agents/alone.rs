@@ -90,10 +90,89 @@ async fn a_server_that_cannot_start_ends_the_agent() {
     assert!(agent.wait().success());
     let settings = agent.dir.path().join("settings.json");
     let text = fs::read_to_string(&settings).unwrap();
-    fs::write(&settings, text.replace("allkeys-lru", "no-such-policy")).unwrap();
+    fs::write(&settings, text.replace("\"200\"", "\"many\"")).unwrap();
     agent.spawn();
     assert!(!agent.wait().success());
     assert!(agent.log().contains("giving up"), "{}", agent.log());
+    // The server's own words, which `kubectl describe pod` shows.
+    let message = agent.termination_message();
+    assert!(message.len() <= 4096, "{message}");
+    let last = message.lines().last().unwrap();
+    for words in ["5 times", "FATAL CONFIG FILE ERROR", "maxclients many"] {
+        assert!(last.contains(words), "{words}: {message}");
+    }
+    assert!(!message.contains(PASSWORD));
+}
+
+#[tokio::test]
+async fn what_a_pod_lacks_is_in_its_status() {
+    let mut agent = Agent::start(Persistence::Ephemeral, NODE_TIMEOUT);
+    agent.until_answers().await;
+    agent.terminate();
+    assert!(agent.wait().success());
+    assert_eq!(
+        agent.termination_message(),
+        "",
+        "an end in order has no reason"
+    );
+    fs::remove_file(agent.dir.path().join("password")).unwrap();
+    agent.spawn();
+    assert!(!agent.wait().success());
+    let message = agent.termination_message();
+    assert!(message.contains("cannot read"), "{message}");
+    assert!(message.contains("password"), "{message}");
+}
+
+#[tokio::test]
+async fn a_server_that_is_slow_or_busy_is_left_alone() {
+    let agent = Agent::start_with(
+        Persistence::Ephemeral,
+        NODE_TIMEOUT,
+        &["--hang-limit-ms", "3000"],
+    );
+    agent.until_answers().await;
+    let slots = SlotRanges::from_ranges([SlotRange {
+        start: 0,
+        end: 16383,
+    }]);
+    run(Action::AssignSlots {
+        assignments: vec![(agent.node().await, slots, 1)],
+    })
+    .await;
+    agent.until_ready().await;
+    let pid = agent.server_pid().await;
+
+    // Silent, and for less than the limit.
+    kill(pid, Signal::SIGSTOP).unwrap();
+    until("it is not ready", async || {
+        agent.get("/readyz").await.0 == 503
+    })
+    .await;
+    kill(pid, Signal::SIGCONT).unwrap();
+    agent.until_ready().await;
+
+    // In a script for more than the limit; it says so.
+    agent
+        .text(&["CONFIG", "SET", "busy-reply-threshold", "100"])
+        .await;
+    let script = agent.try_text(&["EVAL", "while true do end", "0"]);
+    let watching = async {
+        until("the server says that it is busy", async || {
+            agent.get("/readyz").await.1.contains("BUSY")
+        })
+        .await;
+        // Nothing tells of a kill that does not happen but time.
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        assert!(agent.get("/readyz").await.1.contains("BUSY"));
+        assert_eq!(agent.get("/livez").await.0, 200);
+        let mut connection = agent.connect().await.unwrap();
+        connection.text(&["SCRIPT", "KILL"]).await.unwrap();
+    };
+    let _ = tokio::join!(script, watching);
+    agent.until_ready().await;
+    assert_eq!(agent.server_pid().await, pid);
+    let metrics = agent.get("/metrics").await.1;
+    assert!(metrics.contains("cachecluster_redis_server_kills_total 0"));
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use cachecluster_contract::Persistence;
 use cachecluster_redis_admin::execute;
 use cachecluster_redis_admin::fixture::{password, until};
-use cachecluster_topology::{Action, SlotRange, SlotRanges};
+use cachecluster_topology::{Action, LinkState, SlotRange, SlotRanges};
 
 use crate::agent::{Agent, DEADLINE, NODE_TIMEOUT};
 
@@ -15,7 +15,7 @@ pub(crate) async fn run(action: Action) {
 
 /// Primaries share the slots; each has `replicas` replicas, listed after all primaries, shard by shard.
 pub(crate) async fn cluster(persistence: Persistence, shards: u16, replicas: u16) -> Vec<Agent> {
-    cluster_with(persistence, shards, replicas, NODE_TIMEOUT).await
+    cluster_with(persistence, shards, replicas, NODE_TIMEOUT, &[]).await
 }
 
 pub(crate) async fn cluster_with(
@@ -23,9 +23,10 @@ pub(crate) async fn cluster_with(
     shards: u16,
     replicas: u16,
     node_timeout: u64,
+    flags: &'static [&'static str],
 ) -> Vec<Agent> {
     let agents: Vec<Agent> = (0..shards * (1 + replicas))
-        .map(|_| Agent::start(persistence, node_timeout))
+        .map(|_| Agent::start_with(persistence, node_timeout, flags))
         .collect();
     let mut nodes = Vec::new();
     for agent in &agents {
@@ -60,10 +61,7 @@ pub(crate) async fn cluster_with(
         until("everybody knows everybody", async || {
             let view = agent.view().await.unwrap();
             view.known.len() + 1 == nodes.len()
-                && view
-                    .known
-                    .values()
-                    .all(|node| node.link == cachecluster_topology::LinkState::Ok)
+                && view.known.values().all(|node| node.link == LinkState::Ok)
         })
         .await;
     }
@@ -83,19 +81,49 @@ pub(crate) async fn cluster_with(
     for agent in &agents {
         agent.until_ready().await;
     }
-    for (i, agent) in agents.iter().enumerate() {
-        let followers = if i < usize::from(shards) { replicas } else { 0 };
-        until("the replicas are known", async || {
-            let view = agent.view().await.unwrap();
-            view.known
-                .values()
-                .filter(|n| n.primary.as_ref() == Some(&view.id))
-                .count()
-                == usize::from(followers)
-        })
-        .await;
-    }
+    until_agreed(&agents).await;
     agents
+}
+
+/// Waits until everybody hears everybody and says of it what it says of itself: before that, votes are refused or lost.
+pub(crate) async fn until_agreed(agents: &[Agent]) {
+    until("everybody agrees on who follows whom", async || {
+        let mut views = Vec::new();
+        for agent in agents {
+            match agent.view().await {
+                Some(view) => views.push(view),
+                None => return false,
+            }
+        }
+        views.iter().all(|one| {
+            views
+                .iter()
+                .filter(|other| other.id != one.id)
+                .all(|other| {
+                    other.known.get(&one.id).is_some_and(|known| {
+                        known.role == one.role
+                            && known.primary == one.primary
+                            && known.slots == one.slots
+                            && known.link == LinkState::Ok
+                    })
+                })
+        })
+    })
+    .await;
+}
+
+/// Writes `count` keys of `bytes` each, and returns when all are acknowledged.
+pub(crate) async fn fill(agent: &Agent, count: usize, bytes: usize) {
+    let mut connection = agent.connect().await.unwrap();
+    let value = "x".repeat(bytes);
+    let keys: Vec<String> = (0..count).map(|n| format!("{{bar}}{n}")).collect();
+    for chunk in keys.chunks(500) {
+        let words: Vec<[&str; 3]> = chunk.iter().map(|key| ["SET", key, &value]).collect();
+        let commands: Vec<&[&str]> = words.iter().map(|words| &words[..]).collect();
+        for answer in connection.texts(&commands).await.unwrap() {
+            answer.unwrap();
+        }
+    }
 }
 
 /// Asks until it succeeds, and says how long that took.

@@ -7,7 +7,7 @@ use cachecluster_redis_admin::fixture::until;
 use cachecluster_topology::Role;
 use nix::sys::signal::{Signal, kill};
 
-use crate::cluster::{cluster, until_writable};
+use crate::cluster::{cluster, cluster_with, fill, until_writable};
 
 /// Kills the server of the first primary, and expects its replica in its place with all the data.
 async fn a_server_dies(shards: u16) {
@@ -109,4 +109,61 @@ async fn a_hung_server_is_replaced() {
     assert_ne!(agents[0].server_pid().await, pid);
     let metrics = agents[0].get("/metrics").await.1;
     assert!(metrics.contains("cachecluster_redis_restarts_total 1"));
+}
+
+#[tokio::test]
+async fn a_hung_server_is_killed_and_its_replica_takes_over_by_votes_without_loss() {
+    // The others' own time-out is far away.
+    let agents = cluster_with(
+        Persistence::Ephemeral,
+        3,
+        1,
+        30_000,
+        &["--hang-limit-ms", "1000"],
+    )
+    .await;
+    let (primary, replica) = (&agents[0], &agents[3]);
+    const KEY: &str = "{bar}key";
+    let mut writing = primary.connect().await.unwrap();
+    let mut acknowledged = String::new();
+    for _ in 0..100 {
+        acknowledged = writing.text(&["INCR", KEY]).await.unwrap();
+    }
+    // A server that stops in the midst of it may keep an answer's write to itself.
+    assert_eq!(writing.text(&["WAIT", "1", "2000"]).await.unwrap(), "1");
+    let pid = primary.server_pid().await;
+    kill(pid, Signal::SIGSTOP).unwrap();
+    let took = until_writable(replica, "{bar}other").await;
+    println!("3 shards, hung: writable again after {took:?}");
+    assert_eq!(replica.text(&["GET", KEY]).await, acknowledged);
+    primary.until_ready().await;
+    assert!(primary.is(Role::Replica).await);
+    assert_ne!(primary.server_pid().await, pid);
+    let metrics = primary.get("/metrics").await.1;
+    assert!(metrics.contains("cachecluster_redis_server_kills_total 1"));
+    assert!(primary.log().contains("lives and does not answer: killed"));
+}
+
+#[tokio::test]
+async fn a_replica_takes_over_only_after_it_has_read_what_it_received() {
+    let agents = cluster(Persistence::Ephemeral, 1, 1).await;
+    let (primary, replica) = (&agents[0], &agents[1]);
+    let primary_pid = primary.server_pid().await;
+    let replica_pid = replica.server_pid().await;
+    kill(replica_pid, Signal::SIGSTOP).unwrap();
+    const COUNT: usize = 10_000;
+    fill(primary, COUNT, 10).await;
+    until("the primary has sent everything", async || {
+        let clients = primary.text(&["CLIENT", "LIST", "TYPE", "replica"]).await;
+        // Only what is still to be written makes it wait to write.
+        clients.contains(" events=r ")
+    })
+    .await;
+    kill(primary_pid, Signal::SIGKILL).unwrap();
+    kill(replica_pid, Signal::SIGCONT).unwrap();
+    until("the replica has taken over", async || {
+        replica.is(Role::Primary).await
+    })
+    .await;
+    assert_eq!(replica.view().await.unwrap().keys, COUNT as u64);
 }
