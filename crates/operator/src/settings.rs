@@ -45,6 +45,9 @@ pub struct RunArgs {
     /// When nodes pull images: Always, IfNotPresent or Never
     #[arg(long, env = "OPERATOR_IMAGE_PULL_POLICY", default_value = "IfNotPresent", value_parser = ["Always", "IfNotPresent", "Never"])]
     image_pull_policy: String,
+    /// Secret for a private registry, which every namespace with clusters must have; repeat it or separate by commas
+    #[arg(long, env = "OPERATOR_IMAGE_PULL_SECRETS", value_delimiter = ',')]
+    image_pull_secret: Vec<String>,
     /// Namespace to look after; repeat it or separate by commas. Without it: all namespaces
     #[arg(long, env = "OPERATOR_WATCH_NAMESPACE", value_delimiter = ',')]
     watch_namespace: Vec<String>,
@@ -104,6 +107,8 @@ pub struct Workload {
     pub api_image: String,
     /// `imagePullPolicy` of both, and of the engine.
     pub image_pull_policy: String,
+    /// Secrets of each cluster's own namespace with which its pods pull images.
+    pub image_pull_secrets: Vec<String>,
     /// Namespace of the operator's own pods: they have to reach Redis.
     pub operator_namespace: String,
     /// `cluster-node-timeout`, in milliseconds.
@@ -117,15 +122,11 @@ impl From<Box<RunArgs>> for Settings {
                 agent_image: args.agent_image,
                 api_image: args.api_image,
                 image_pull_policy: args.image_pull_policy,
+                image_pull_secrets: names(args.image_pull_secret),
                 operator_namespace: args.lease_namespace,
                 node_timeout: args.node_timeout,
             },
-            namespaces: args
-                .watch_namespace
-                .into_iter()
-                .map(|namespace| namespace.trim().to_owned())
-                .filter(|namespace| !namespace.is_empty())
-                .collect(),
+            namespaces: names(args.watch_namespace),
             admin_listen: args.admin_listen,
             identity: args.identity,
             concurrency: args.concurrency,
@@ -134,6 +135,14 @@ impl From<Box<RunArgs>> for Settings {
             log_format: args.log_format,
         }
     }
+}
+
+/// Names without what is around them in a list that people wrote.
+fn names(list: Vec<String>) -> Vec<String> {
+    list.into_iter()
+        .map(|name| name.trim().to_owned())
+        .filter(|name| !name.is_empty())
+        .collect()
 }
 
 /// A name for a process that no pod name was given to.
@@ -167,6 +176,13 @@ mod tests {
     fn without_namespaces_all_are_looked_after() {
         assert!(settings(&[]).namespaces.is_empty());
         assert!(settings(&["--watch-namespace", ""]).namespaces.is_empty());
+    }
+
+    #[test]
+    fn secrets_for_registries_are_as_many_as_are_given() {
+        assert!(settings(&[]).workload.image_pull_secrets.is_empty());
+        let given = settings(&["--image-pull-secret", "one, two", "--image-pull-secret", ""]);
+        assert_eq!(given.workload.image_pull_secrets, ["one", "two"]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod configmap;
 pub mod disruption;
 mod memory;
 pub mod network;
+mod pod;
 pub mod secret;
 pub mod services;
 pub mod statefulset;
@@ -17,10 +18,7 @@ use std::marker::PhantomData;
 
 use cachecluster_contract::labels;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
-use k8s_openapi::api::core::v1::{
-    Capabilities, ConfigMap, PodSecurityContext, SeccompProfile, Secret, SecurityContext, Service,
-    ServiceAccount,
-};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
@@ -137,35 +135,6 @@ fn selector(cluster: &ValidatedCluster, component: &str, shard: Option<u32>) -> 
     }
 }
 
-/// What the `restricted` Pod Security Standard wants of a pod, run as `id`.
-fn restricted_pod(id: i64) -> PodSecurityContext {
-    PodSecurityContext {
-        run_as_non_root: Some(true),
-        run_as_user: Some(id),
-        run_as_group: Some(id),
-        fs_group: Some(id),
-        fs_group_change_policy: Some("OnRootMismatch".to_owned()),
-        seccomp_profile: Some(SeccompProfile {
-            type_: "RuntimeDefault".to_owned(),
-            localhost_profile: None,
-        }),
-        ..PodSecurityContext::default()
-    }
-}
-
-/// What the `restricted` Pod Security Standard wants of a container, and a read-only root besides.
-fn restricted_container() -> SecurityContext {
-    SecurityContext {
-        allow_privilege_escalation: Some(false),
-        read_only_root_filesystem: Some(true),
-        capabilities: Some(Capabilities {
-            drop: Some(vec!["ALL".to_owned()]),
-            add: None,
-        }),
-        ..SecurityContext::default()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -186,6 +155,22 @@ mod tests {
     fn the_redis_pods_of_an_empty_spec() {
         let resources = built(&valid(json!({})));
         insta::assert_yaml_snapshot!(resources.stateful_sets[0]);
+    }
+
+    #[test]
+    fn pods_pull_with_the_secrets_that_the_operator_is_given() {
+        let cluster = valid(json!({}));
+        let workload = Workload {
+            image_pull_secrets: vec!["registry".to_owned()],
+            ..workload()
+        };
+        let resources = resources(&cluster, &decide(&cluster, &nothing()), &workload);
+        let redis = resources.stateful_sets[0].spec.as_ref().unwrap();
+        let api = resources.deployments[0].spec.as_ref().unwrap();
+        for template in [&redis.template, &api.template] {
+            let secrets = &template.spec.as_ref().unwrap().image_pull_secrets;
+            assert_eq!(json!(secrets), json!([{"name": "registry"}]));
+        }
     }
 
     #[test]

@@ -74,6 +74,7 @@ pub(super) fn workload() -> Workload {
         agent_image: "cachecluster/agent:1".to_owned(),
         api_image: "cachecluster/api:1".to_owned(),
         image_pull_policy: "IfNotPresent".to_owned(),
+        image_pull_secrets: Vec::new(),
         operator_namespace: "cachecluster-system".to_owned(),
         node_timeout: 2000,
     }

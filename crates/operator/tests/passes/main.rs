@@ -41,6 +41,7 @@ impl Operator {
                 agent_image: "agent:1".to_owned(),
                 api_image: "api:1".to_owned(),
                 image_pull_policy: "IfNotPresent".to_owned(),
+                image_pull_secrets: Vec::new(),
                 operator_namespace: "cachecluster-system".to_owned(),
                 node_timeout: 2000,
             },

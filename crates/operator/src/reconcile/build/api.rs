@@ -7,16 +7,18 @@ use k8s_openapi::api::apps::v1::{
     Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment,
 };
 use k8s_openapi::api::core::v1::{
-    Affinity, Container, ContainerPort, EnvVar, HTTPGetAction, PodAffinityTerm, PodAntiAffinity,
-    PodSpec, PodTemplateSpec, Probe, ResourceRequirements, TopologySpreadConstraint,
-    WeightedPodAffinityTerm,
+    Affinity, Container, EnvVar, PodAntiAffinity, PodSpec, PodTemplateSpec, Probe,
+    ResourceRequirements,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::statefulset::{mount, password_volume, quantities};
-use super::{all_labels, metadata, restricted_container, restricted_pod, selector};
+use super::pod::{
+    AUTH, away_from, mount, over_zones, password_volume, port, probe, pull_secrets, quantities,
+    readiness, restricted_container, restricted_pod,
+};
+use super::{all_labels, metadata, selector};
 use crate::reconcile::validate::ValidatedCluster;
 use crate::settings::Workload;
 
@@ -73,27 +75,16 @@ fn pod(cluster: &ValidatedCluster, workload: &Workload) -> PodSpec {
         security_context: Some(restricted_pod(API_ID)),
         affinity: Some(Affinity {
             pod_anti_affinity: Some(PodAntiAffinity {
-                preferred_during_scheduling_ignored_during_execution: Some(vec![
-                    WeightedPodAffinityTerm {
-                        weight: 100,
-                        pod_affinity_term: PodAffinityTerm {
-                            topology_key: "kubernetes.io/hostname".to_owned(),
-                            label_selector: Some(pods.clone()),
-                            ..PodAffinityTerm::default()
-                        },
-                    },
-                ]),
+                preferred_during_scheduling_ignored_during_execution: Some(vec![away_from(
+                    100,
+                    pods.clone(),
+                )]),
                 required_during_scheduling_ignored_during_execution: None,
             }),
             ..Affinity::default()
         }),
-        topology_spread_constraints: Some(vec![TopologySpreadConstraint {
-            max_skew: 1,
-            topology_key: "topology.kubernetes.io/zone".to_owned(),
-            when_unsatisfiable: "ScheduleAnyway".to_owned(),
-            label_selector: Some(pods),
-            ..TopologySpreadConstraint::default()
-        }]),
+        topology_spread_constraints: Some(vec![over_zones(pods)]),
+        image_pull_secrets: pull_secrets(workload),
         containers: vec![container(cluster, workload)],
         volumes: Some(vec![password_volume(cluster)]),
         ..PodSpec::default()
@@ -119,17 +110,12 @@ fn container(cluster: &ValidatedCluster, workload: &Workload) -> Container {
             period_seconds: Some(10),
             timeout_seconds: Some(3),
             failure_threshold: Some(3),
-            ..probe(ports::LIVEZ_PATH)
+            ..probe(ports::ADMIN_NAME, ports::LIVEZ_PATH)
         }),
-        readiness_probe: Some(Probe {
-            period_seconds: Some(1),
-            timeout_seconds: Some(2),
-            failure_threshold: Some(2),
-            ..probe(ports::READYZ_PATH)
-        }),
+        readiness_probe: Some(readiness(ports::ADMIN_NAME)),
         resources: Some(resources(&cluster.api.resources)),
         security_context: Some(restricted_container()),
-        volume_mounts: Some(vec![mount("auth", paths::AUTH_DIR, true)]),
+        volume_mounts: Some(vec![mount(AUTH, paths::AUTH_DIR, true)]),
         ..Container::default()
     }
 }
@@ -189,26 +175,6 @@ fn value(name: &str, value: &str) -> EnvVar {
         name: name.to_owned(),
         value: Some(value.to_owned()),
         value_from: None,
-    }
-}
-
-fn port(name: &str, number: u16) -> ContainerPort {
-    ContainerPort {
-        name: Some(name.to_owned()),
-        container_port: i32::from(number),
-        protocol: Some("TCP".to_owned()),
-        ..ContainerPort::default()
-    }
-}
-
-fn probe(path: &str) -> Probe {
-    Probe {
-        http_get: Some(HTTPGetAction {
-            path: Some(path.to_owned()),
-            port: IntOrString::String(ports::ADMIN_NAME.to_owned()),
-            ..HTTPGetAction::default()
-        }),
-        ..Probe::default()
     }
 }
 

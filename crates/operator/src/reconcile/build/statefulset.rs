@@ -8,19 +8,18 @@ use k8s_openapi::api::apps::v1::{
     StatefulSetUpdateStrategy,
 };
 use k8s_openapi::api::core::v1::{
-    Affinity, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar,
-    EnvVarSource, HTTPGetAction, KeyToPath, ObjectFieldSelector, PersistentVolumeClaim,
-    PersistentVolumeClaimSpec, PodAffinityTerm, PodAntiAffinity, PodSpec, PodTemplateSpec, Probe,
-    ResourceRequirements, SecretVolumeSource, TopologySpreadConstraint, Volume, VolumeMount,
-    VolumeResourceRequirements, WeightedPodAffinityTerm,
+    Affinity, ConfigMapVolumeSource, Container, EmptyDirVolumeSource, EnvVar, EnvVarSource,
+    ObjectFieldSelector, PersistentVolumeClaim, PersistentVolumeClaimSpec, PodAntiAffinity,
+    PodSpec, PodTemplateSpec, Probe, ResourceRequirements, Volume, VolumeResourceRequirements,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::{
-    all_labels, memory, metadata, restricted_container, restricted_pod, selector, selector_labels,
+use super::pod::{
+    AUTH, away_from, mount, over_zones, password_volume, port, probe, pull_secrets, quantities,
+    readiness, restricted_container, restricted_pod,
 };
+use super::{all_labels, memory, metadata, selector, selector_labels};
 use crate::reconcile::decide::Plan;
 use crate::reconcile::validate::ValidatedCluster;
 use crate::settings::Workload;
@@ -41,7 +40,6 @@ const AGENT: &str = "agent";
 const RUN: &str = "run";
 const DATA: &str = "data";
 const SETTINGS: &str = "settings";
-const AUTH: &str = "auth";
 
 /// The StatefulSet of shard `shard`, with as many pods as the plan shows Kubernetes.
 #[must_use]
@@ -108,13 +106,12 @@ fn pod_template(cluster: &ValidatedCluster, shard: u32, workload: &Workload) -> 
             termination_grace_period_seconds: Some(GRACE_PERIOD),
             security_context: Some(restricted_pod(REDIS_ID)),
             affinity: Some(apart(cluster, shard)),
-            topology_spread_constraints: Some(vec![TopologySpreadConstraint {
-                max_skew: 1,
-                topology_key: "topology.kubernetes.io/zone".to_owned(),
-                when_unsatisfiable: "ScheduleAnyway".to_owned(),
-                label_selector: Some(selector(cluster, labels::COMPONENT_REDIS, Some(shard))),
-                ..TopologySpreadConstraint::default()
-            }]),
+            topology_spread_constraints: Some(vec![over_zones(selector(
+                cluster,
+                labels::COMPONENT_REDIS,
+                Some(shard),
+            ))]),
+            image_pull_secrets: pull_secrets(workload),
             init_containers: Some(vec![install(workload)]),
             containers: vec![server(cluster, workload)],
             volumes: Some(volumes(cluster)),
@@ -162,14 +159,9 @@ fn server(cluster: &ValidatedCluster, workload: &Workload) -> Container {
             period_seconds: Some(5),
             timeout_seconds: Some(3),
             failure_threshold: Some(6),
-            ..probe(ports::LIVEZ_PATH)
+            ..probe(ports::AGENT_NAME, ports::LIVEZ_PATH)
         }),
-        readiness_probe: Some(Probe {
-            period_seconds: Some(1),
-            timeout_seconds: Some(2),
-            failure_threshold: Some(2),
-            ..probe(ports::READYZ_PATH)
-        }),
+        readiness_probe: Some(readiness(ports::AGENT_NAME)),
         resources: Some(resources(
             [("cpu", "100m"), ("memory", &memory)],
             [("memory", &memory)],
@@ -225,24 +217,6 @@ fn volumes(cluster: &ValidatedCluster) -> Vec<Volume> {
     volumes
 }
 
-/// The password as a file that the pod's group may read.
-pub(super) fn password_volume(cluster: &ValidatedCluster) -> Volume {
-    Volume {
-        name: AUTH.to_owned(),
-        secret: Some(SecretVolumeSource {
-            secret_name: Some(cluster.auth.secret.clone()),
-            default_mode: Some(0o440),
-            items: Some(vec![KeyToPath {
-                key: paths::PASSWORD_KEY.to_owned(),
-                path: paths::PASSWORD_KEY.to_owned(),
-                mode: None,
-            }]),
-            optional: None,
-        }),
-        ..Volume::default()
-    }
-}
-
 fn volume_claim(cluster: &ValidatedCluster, shard: u32) -> PersistentVolumeClaim {
     PersistentVolumeClaim {
         metadata: ObjectMeta {
@@ -277,14 +251,8 @@ fn volume_claim(cluster: &ValidatedCluster, shard: u32) -> PersistentVolumeClaim
 
 /// Never a shard's primary and replica on one machine while another fits, and few of the cluster's pods on one.
 fn apart(cluster: &ValidatedCluster, shard: u32) -> Affinity {
-    let away_from = |weight, shard| WeightedPodAffinityTerm {
-        weight,
-        pod_affinity_term: PodAffinityTerm {
-            topology_key: "kubernetes.io/hostname".to_owned(),
-            label_selector: Some(selector(cluster, labels::COMPONENT_REDIS, shard)),
-            ..PodAffinityTerm::default()
-        },
-    };
+    let away_from =
+        |weight, shard| away_from(weight, selector(cluster, labels::COMPONENT_REDIS, shard));
     Affinity {
         pod_anti_affinity: Some(PodAntiAffinity {
             preferred_during_scheduling_ignored_during_execution: Some(vec![
@@ -315,35 +283,6 @@ fn field(name: &str, path: &str) -> EnvVar {
     }
 }
 
-fn port(name: &str, number: u16) -> ContainerPort {
-    ContainerPort {
-        name: Some(name.to_owned()),
-        container_port: i32::from(number),
-        protocol: Some("TCP".to_owned()),
-        ..ContainerPort::default()
-    }
-}
-
-fn probe(path: &str) -> Probe {
-    Probe {
-        http_get: Some(HTTPGetAction {
-            path: Some(path.to_owned()),
-            port: IntOrString::String(ports::AGENT_NAME.to_owned()),
-            ..HTTPGetAction::default()
-        }),
-        ..Probe::default()
-    }
-}
-
-pub(super) fn mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
-    VolumeMount {
-        name: name.to_owned(),
-        mount_path: path.to_owned(),
-        read_only: read_only.then_some(true),
-        ..VolumeMount::default()
-    }
-}
-
 fn resources<const R: usize, const L: usize>(
     requests: [(&str, &str); R],
     limits: [(&str, &str); L],
@@ -353,11 +292,4 @@ fn resources<const R: usize, const L: usize>(
         limits: Some(quantities(limits)),
         claims: None,
     }
-}
-
-pub(super) fn quantities<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, Quantity> {
-    pairs
-        .into_iter()
-        .map(|(name, amount)| (name.to_owned(), Quantity(amount.to_owned())))
-        .collect()
 }
