@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
+use cachecluster_crd::conditions;
 use serde_json::{Value, json};
 
 use super::{Scenario, Turn};
@@ -60,6 +61,28 @@ async fn refused(ctx: &Ctx) -> Result<Vec<Figure>> {
         .kubectl_with(&args, Some(&typo.to_string()), SOON)
         .await;
     expect("demo", &typo, "unknown field", said)?;
+
+    // Which ports there are, only the API server of the moment knows.
+    let service = json!({"type": "NodePort", "nodePort": 1000});
+    ctx.create("port", json!({"shards": 1, "api": {"service": service}}))
+        .await?;
+    ctx.cluster_when(
+        "port",
+        "says what is wrong with its port",
+        SOON,
+        |cluster| {
+            let status = cluster.status.iter();
+            let mut conditions = status.flat_map(|status| &status.conditions);
+            conditions.any(|it| {
+                it.type_ == conditions::ACCEPTED
+                    && it.reason == conditions::reason::NODE_PORT_UNAVAILABLE
+                    && it.message.contains("nodePort 1000: ")
+            })
+        },
+    )
+    .await?;
+    ctx.delete("port").await?;
+    count += 1;
 
     ctx.create_ready(
         "fixed",
