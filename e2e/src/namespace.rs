@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use cachecluster_crd::CacheCluster;
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, ServiceAccount};
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use kube::runtime::wait::await_condition;
@@ -15,7 +15,7 @@ use crate::cluster::Ctx;
 /// Makes the namespace. It lets in no pod that does not fit the `restricted` Pod Security Standard.
 ///
 /// # Errors
-/// When the API server refuses it.
+/// When the API server refuses it, or what every namespace has does not come.
 pub(crate) async fn create(ctx: &Ctx) -> Result<()> {
     let mut namespace = Namespace::default();
     namespace.metadata.name = Some(ctx.namespace.clone());
@@ -33,7 +33,21 @@ pub(crate) async fn create(ctx: &Ctx) -> Result<()> {
         .create(&PostParams::default(), &namespace)
         .await
         .with_context(|| format!("creating the namespace {}", ctx.namespace))?;
-    Ok(())
+    furnished(ctx).await
+}
+
+/// Waits for what controllers put into every namespace, without which pods are refused and whose coming would look like
+/// something that a scenario has left.
+async fn furnished(ctx: &Ctx) -> Result<()> {
+    let limit = Duration::from_secs(30);
+    ctx.eventually("the namespace is furnished", limit, async || {
+        let account = ctx.api::<ServiceAccount>().get_opt("default").await?;
+        let root = ctx.api::<ConfigMap>().get_opt("kube-root-ca.crt").await?;
+        ensure!(account.is_some(), "it has no default ServiceAccount");
+        ensure!(root.is_some(), "it has no ConfigMap kube-root-ca.crt");
+        Ok(())
+    })
+    .await
 }
 
 /// Removes the namespace and waits until nothing is left of it.

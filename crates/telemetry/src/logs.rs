@@ -34,7 +34,12 @@ pub fn install(filter: &str, format: Format) {
         .with_writer(std::io::stderr);
     // A second installation (tests in one process) keeps the first.
     let _ = match format {
-        Format::Json => builder.json().flatten_event(true).try_init(),
+        Format::Json => builder
+            .json()
+            .flatten_event(true)
+            // The present span is told; its parents would tell the same again.
+            .with_span_list(false)
+            .try_init(),
         Format::Text => builder
             .with_target(false)
             .with_ansi(std::io::stderr().is_terminal())
