@@ -32,7 +32,8 @@ kill_group() { # group: SIGKILL to all of its processes until none is left and t
   local cgroups pids deadline=$((SECONDS + 20))
   cgroups=$(tracked_cgroups "$1")
   while [ "$SECONDS" -lt "$deadline" ]; do
-    pids=$(echo "$cgroups" | sed 's,$,/cgroup.procs,' | xargs cat 2>/dev/null | sort -u | tr '\n' ' ')
+    # Some may have ended, and their cgroups be gone, since they were found.
+    pids=$(echo "$cgroups" | sed 's,$,/cgroup.procs,' | xargs cat 2>/dev/null | sort -u | tr '\n' ' ' || true)
     # shellcheck disable=SC2086
     [ -z "${pids// /}" ] || kill -KILL $pids 2>/dev/null || true
     # Refused while anything is in them, also the dead whom nobody has awaited yet.
