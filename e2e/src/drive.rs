@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use futures::{StreamExt, stream};
 use kube::api::{Api, ListParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -284,7 +284,10 @@ async fn interruption(interrupted: &mut watch::Receiver<bool>) {
 
 async fn attempt(ctx: &Ctx, scenario: &Scenario) -> Result<Vec<Figure>> {
     namespace::create(ctx).await?;
-    (scenario.run)(ctx).await
+    let figures = (scenario.run)(ctx).await?;
+    let broken: Vec<_> = figures.iter().filter(|f| f.is_broken()).collect();
+    ensure!(broken.is_empty(), "{}", join(broken));
+    Ok(figures)
 }
 
 /// Tells runs apart that follow each other closely.
@@ -348,8 +351,8 @@ fn summarize(outcomes: &[Outcome], elsewhere: &[Scenario], taken: Duration) -> b
     failed == 0
 }
 
-fn join(figures: &[Figure]) -> String {
-    let words: Vec<String> = figures.iter().map(ToString::to_string).collect();
+fn join<'a>(figures: impl IntoIterator<Item = &'a Figure>) -> String {
+    let words: Vec<String> = figures.into_iter().map(ToString::to_string).collect();
     words.join(", ")
 }
 

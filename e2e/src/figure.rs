@@ -3,14 +3,15 @@
 use std::fmt;
 use std::time::Duration;
 
-/// One measured number, with the bound it is meant to keep, if there is one. A bound is printed, not asserted: how
-/// fast a cluster is says more of its machine than of us. What must hold is asserted in the scenarios.
+/// One measured number, with the bound it is meant to keep, if there is one. How fast a cluster is says more of its
+/// machine than of us: such a bound is printed. Others fail the scenario.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Figure {
     name: &'static str,
     value: f64,
     unit: &'static str,
     bound: Option<f64>,
+    binding: bool,
 }
 
 impl Figure {
@@ -27,6 +28,7 @@ impl Figure {
             value,
             unit,
             bound: None,
+            binding: false,
         }
     }
 
@@ -51,6 +53,17 @@ impl Figure {
     pub(crate) fn at_most(mut self, bound: f64) -> Self {
         self.bound = Some(bound);
         self
+    }
+
+    /// The same; above `bound` the scenario has failed.
+    pub(crate) fn never_above(mut self, bound: f64) -> Self {
+        self.binding = true;
+        self.at_most(bound)
+    }
+
+    /// Whether it fails the scenario.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.binding && self.bound.is_some_and(|bound| self.value > bound)
     }
 }
 
@@ -77,6 +90,9 @@ mod tests {
     fn a_figure_tells_whether_it_keeps_its_bound() {
         let ready =
             |seconds| Figure::seconds("ready", Duration::from_millis(seconds)).at_most(12.0);
+        assert!(!ready(12_500).is_broken());
+        assert!(Figure::count("lost", 1).never_above(0.0).is_broken());
+        assert!(!Figure::count("lost", 0).never_above(0.0).is_broken());
         assert_eq!(ready(9_840).to_string(), "ready 9.8 s (≤ 12)");
         assert_eq!(ready(12_500).to_string(), "ready 12.5 s (ABOVE 12)");
         assert_eq!(Figure::count("lost", 0).to_string(), "lost 0");

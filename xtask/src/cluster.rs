@@ -1,7 +1,7 @@
 //! The cluster that tasks work on: a context that the user names, else kind, else the testbed.
 
 use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -130,6 +130,40 @@ pub(crate) fn print_kubeconfig() -> Result<()> {
         .context("there is none")?;
     println!("{}", path.display());
     Ok(())
+}
+
+/// `cargo xtask env`
+pub(crate) fn print_environment() -> Result<()> {
+    let kubeconfig = Cluster::choose(None)
+        .kubeconfig()?
+        .context("there is no cluster: cargo xtask up")?;
+    for line in environment(&kubeconfig)? {
+        println!("{line}");
+    }
+    Ok(())
+}
+
+/// Lines for a shell: the kubeconfig, and the directories of clients that were built here because the PATH has none.
+///
+/// # Errors
+/// When the clients cannot be looked up.
+pub(crate) fn environment(kubeconfig: &Path) -> Result<Vec<String>> {
+    let mut lines = vec![format!("export KUBECONFIG={}", kubeconfig.display())];
+    let mut directories = Vec::new();
+    for client in ["kubectl", "helm"] {
+        if command::find(client).is_none() {
+            directories.extend(testbed::program(client)?.parent().map(PathBuf::from));
+        }
+    }
+    directories.dedup();
+    let added: String = directories
+        .iter()
+        .map(|directory| format!(":{}", directory.display()))
+        .collect();
+    if !added.is_empty() {
+        lines.push(format!("export PATH=$PATH{added}"));
+    }
+    Ok(lines)
 }
 
 /// `cargo xtask load`

@@ -12,11 +12,11 @@ pub(crate) const NAMESPACE: &str = "cachecluster-system";
 /// The chart.
 pub(crate) const CHART: &str = "charts/cachecluster";
 
-/// Installs or upgrades the operator, and waits until it is there.
+/// Installs or upgrades the operator with these values of the chart, and waits until it is there.
 ///
 /// # Errors
 /// When Helm fails.
-pub(crate) fn install(cluster: &Cluster) -> Result<()> {
+pub(crate) fn install(cluster: &Cluster, values: &[String]) -> Result<()> {
     let mut helm = cluster.helm()?;
     helm.args(["upgrade", "--install", RELEASE, CHART])
         .args(["--namespace", NAMESPACE, "--create-namespace"])
@@ -26,6 +26,9 @@ pub(crate) fn install(cluster: &Cluster) -> Result<()> {
         // The tag stays the same when the image changes; the annotation does not, and so the pods are replaced.
         let id = images::operator_id()?;
         helm.args(["--set-string", &format!("podAnnotations.image={id}")]);
+    }
+    for value in values {
+        helm.args(["--set", value]);
     }
     command::run("helm", &mut helm)
 }

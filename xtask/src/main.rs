@@ -37,6 +37,8 @@ enum Task {
     Down(up::DownArgs),
     /// Print the path of the test cluster's kubeconfig
     Kubeconfig,
+    /// Print what a shell needs for kubectl and helm on the test cluster: eval "$(cargo xtask env)"
+    Env,
     /// Power a node of the testbed off or on, or cut it off from another
     Node {
         #[command(subcommand)]
@@ -57,10 +59,7 @@ enum Task {
         check: bool,
     },
     /// The scenarios, or those whose name contains a word, on the cluster that `up` made
-    E2e {
-        /// Words
-        filter: Vec<String>,
-    },
+    E2e(suite::E2eArgs),
     /// The API with Redis by docker-compose, and the HTTP contract against it
     Compose,
     /// Everything that CI runs
@@ -72,11 +71,12 @@ fn main() -> ExitCode {
         Task::Up(args) => up::up(&args).map(done),
         Task::Down(args) => up::down(&args).map(done),
         Task::Kubeconfig => cluster::print_kubeconfig().map(done),
+        Task::Env => cluster::print_environment().map(done),
         Task::Node { action } => testbed::node(&action).map(done),
         Task::Load { images } => cluster::load(&images).map(done),
         Task::Images => images::task().map(done),
         Task::Generate { check } => generate::generate(check).map(done),
-        Task::E2e { filter } => suite::e2e(&filter).map(done),
+        Task::E2e(args) => suite::e2e(&args).map(done),
         Task::Compose => compose::task().map(done),
         Task::Test(args) => Ok(suite::test(&args)),
     });

@@ -162,7 +162,10 @@ pub(crate) fn print_lines(cluster: &Cluster) -> Result<()> {
         5000
     } else {
         let kubeconfig = cluster.kubeconfig()?.context("no kubeconfig")?;
-        println!("\nexport KUBECONFIG={}", kubeconfig.display());
+        println!();
+        for line in cluster::environment(&kubeconfig)? {
+            println!("{line}");
+        }
         NODE_PORT
     };
     println!("curl -X POST localhost:{port}/cache -d '{{\"key\":\"test\",\"value\":\"123\"}}'");

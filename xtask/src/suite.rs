@@ -102,7 +102,7 @@ fn steps(run: &mut Run) -> Result<()> {
     run.step("testbed", || {
         up::start(&cluster, 3, images::ENGINES).map(|()| 1)
     })?;
-    run.step("quickstart", || up::deploy(&cluster).map(|()| 1))?;
+    run.step("quickstart", || up::deploy(&cluster, &[]).map(|()| 1))?;
     run.step("schemas", || schemas(&cluster))?;
     run.step("contract on the cluster", || {
         contract::check(quickstart::reach(&cluster)?.address)
@@ -145,13 +145,27 @@ fn dry_run(cluster: &Cluster) -> Result<Command> {
     Ok(kubectl)
 }
 
-/// `cargo xtask e2e`
-pub(crate) fn e2e(filter: &[String]) -> Result<()> {
-    let cluster = Cluster::choose(None);
+/// `e2e`
+#[derive(Debug, clap::Args)]
+pub(crate) struct E2eArgs {
+    /// Words
+    filter: Vec<String>,
+    /// The context that was given to `up`
+    #[arg(long)]
+    context: Option<String>,
+}
+
+/// `cargo xtask e2e`: on the testbed and kind with what the checkout is now, on a context with what is installed there.
+pub(crate) fn e2e(args: &E2eArgs) -> Result<()> {
+    let cluster = Cluster::choose(args.context.as_deref());
     packages::ensure(&[Need::Tests])?;
-    up::start(&cluster, 3, images::ENGINES)?;
-    install::install(&cluster)?;
-    let mut e2e = scenario_command(&cluster, filter)?;
+    if cluster.takes_images() {
+        up::start(&cluster, testbed::nodes().unwrap_or(3), images::ENGINES)?;
+        install::install(&cluster, &[])?;
+    } else {
+        images::build()?;
+    }
+    let mut e2e = scenario_command(&cluster, &args.filter)?;
     if !e2e.status()?.success() {
         bail!("some scenario failed");
     }
@@ -179,8 +193,10 @@ fn scenario_command(cluster: &Cluster, filter: &[String]) -> Result<Command> {
     if let Some(kubeconfig) = cluster.kubeconfig()? {
         e2e.arg("--kubeconfig").arg(kubeconfig);
     }
-    if matches!(cluster, Cluster::Testbed) {
-        e2e.arg("--testbed").arg(testbed::SCRIPT);
+    match cluster {
+        Cluster::Testbed => drop(e2e.arg("--testbed").arg(testbed::SCRIPT)),
+        Cluster::Context(context) => drop(e2e.args(["--context", context])),
+        Cluster::Kind => {}
     }
     e2e.args(filter);
     Ok(e2e)

@@ -86,6 +86,12 @@ pub(crate) fn is_up() -> bool {
     command::succeeds(cluster().arg("status"))
 }
 
+/// How many nodes it was started with, while it runs.
+pub(crate) fn nodes() -> Option<u32> {
+    let nodes = std::fs::read_to_string(state().join("nodes")).ok()?;
+    is_up().then(|| nodes.trim().parse().ok())?
+}
+
 /// Its kubeconfig, valid on this machine while it runs.
 ///
 /// # Errors

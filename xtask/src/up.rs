@@ -18,6 +18,9 @@ pub(crate) struct UpArgs {
     /// Nodes of the cluster that is made
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=9))]
     nodes: u32,
+    /// A value of the chart, as Helm takes it, e.g. image.registry=registry.example.com where nodes pull from there
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
 }
 
 /// `down`
@@ -33,7 +36,7 @@ pub(crate) fn up(args: &UpArgs) -> Result<()> {
     let cluster = Cluster::choose(args.context.as_deref());
     eprintln!("Using {}.", cluster.description());
     start(&cluster, args.nodes, &[images::DEFAULT_ENGINE])?;
-    deploy(&cluster)?;
+    deploy(&cluster, &args.set)?;
     quickstart::print_lines(&cluster)
 }
 
@@ -88,12 +91,12 @@ fn programs(cluster: &Cluster) -> Vec<&'static str> {
     }
 }
 
-/// The chart, the quickstart, and a key set and got.
+/// The chart with these values, the quickstart, and a key set and got.
 ///
 /// # Errors
 /// When one of them fails.
-pub(crate) fn deploy(cluster: &Cluster) -> Result<()> {
-    step("installing the chart", || install::install(cluster))?;
+pub(crate) fn deploy(cluster: &Cluster, values: &[String]) -> Result<()> {
+    step("installing the chart", || install::install(cluster, values))?;
     quickstart::apply(cluster)?;
     step("setting and getting a key", || {
         quickstart::set_and_get(cluster)

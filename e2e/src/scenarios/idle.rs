@@ -56,8 +56,8 @@ async fn idle(ctx: &Ctx) -> Result<Vec<Figure>> {
     let seen = end.requests - start.requests;
     let mut figures = vec![
         Figure::seconds("watched for", ctx.settings.idle),
-        Figure::number("API-server writes", own, "").at_most(0.0),
-        Figure::number("API-server requests a minute", requests / minutes, "").at_most(10.0),
+        Figure::number("API-server writes", own, "").never_above(0.0),
+        Figure::number("API-server requests a minute", requests / minutes, "").never_above(10.0),
         Figure::number("with watches and leases", seen / minutes, ""),
         Figure::number("operator CPU a minute", cpu / minutes, "s").at_most(0.2),
     ];
@@ -250,7 +250,7 @@ async fn memory(ctx: &Ctx) -> Result<Vec<Figure>> {
             ensure!(bytes > 0, "{name} of {} is nothing", pod.name_any());
             largest = largest.max(bytes);
         }
-        figures.push(Figure::mebibytes(name, largest).at_most(bound));
+        figures.push(Figure::mebibytes(name, largest).never_above(bound));
     }
     Ok(figures)
 }

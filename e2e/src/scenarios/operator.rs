@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use cachecluster_crd::CacheCluster;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{Api, DeleteParams, LogParams};
 use kube::{Resource, ResourceExt};
@@ -10,7 +11,7 @@ use kube::{Resource, ResourceExt};
 use super::survival::whole;
 use super::tenancy::password;
 use super::{Scenario, Turn};
-use crate::cluster::{Ctx, READY, is_pod_ready, small};
+use crate::cluster::{Ctx, READY, is_pod_ready, is_ready, small};
 use crate::figure::Figure;
 
 pub(super) fn scenarios() -> Vec<Scenario> {
@@ -33,6 +34,8 @@ async fn operator_killed(ctx: &Ctx) -> Result<Vec<Figure>> {
         Ok(())
     })
     .await?;
+    let forming = ctx.api::<CacheCluster>().get("robust").await?;
+    ensure!(!is_ready(&forming), "the cluster is formed already");
     kill(ctx).await?;
     ctx.ready("robust", Duration::from_secs(150)).await?;
     let formed = start.elapsed();
