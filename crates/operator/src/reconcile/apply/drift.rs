@@ -19,6 +19,10 @@ pub(super) fn is_newer(live: Option<&str>, mark: &Mark) -> bool {
     }
 }
 
+/// Members that say which objects another one is about. A key that somebody adds changes that as much as one that is
+/// taken away; the API server replaces them as a whole.
+const WHOLE: [&str; 3] = ["selector", "podSelector", "matchLabels"];
+
 /// The part of `live` that `wanted` speaks of.
 pub(super) fn project(live: &Value, wanted: &Value) -> Value {
     match (live, wanted) {
@@ -27,6 +31,9 @@ pub(super) fn project(live: &Value, wanted: &Value) -> Value {
                 .iter()
                 .filter_map(|(key, wanted)| {
                     let live = live.get(key)?;
+                    if WHOLE.contains(&key.as_str()) {
+                        return Some((key.clone(), live.clone()));
+                    }
                     Some((key.clone(), project(live, wanted)))
                 })
                 .collect::<Map<_, _>>(),
@@ -46,6 +53,7 @@ pub(super) fn covers(seen: &Value, wanted: &Value) -> bool {
     match (seen, wanted) {
         (Value::Object(seen), Value::Object(wanted)) => {
             wanted.iter().all(|(key, wanted)| match seen.get(key) {
+                Some(seen) if WHOLE.contains(&key.as_str()) => seen == wanted,
                 Some(seen) => covers(seen, wanted),
                 None => is_empty(wanted),
             })
@@ -131,6 +139,15 @@ mod tests {
         ] {
             assert!(!covers(&project(&live, &wanted), &wanted), "{live}");
         }
+    }
+
+    #[test]
+    fn a_key_that_somebody_added_to_a_selector_is_seen() {
+        let wanted = json!({"spec": {"selector": {"matchLabels": {"a": "b"}}}});
+        let live = json!({"spec": {"selector": {"matchLabels": {"a": "b", "x": "y"}}}});
+        assert_eq!(project(&live, &wanted), live);
+        assert!(!covers(&project(&live, &wanted), &wanted));
+        assert!(covers(&project(&wanted, &wanted), &wanted));
     }
 
     #[test]
