@@ -138,6 +138,18 @@ fn changes(before: &CacheClusterStatus, after: &CacheClusterStatus) -> Vec<Chang
     changes
 }
 
+fn forgotten(gone: usize, others: usize) -> String {
+    let gone = match gone {
+        1 => "1 node that is gone for good was".to_owned(),
+        many => format!("{many} nodes that are gone for good were"),
+    };
+    let others = match others {
+        1 => "1 other".to_owned(),
+        many => format!("{many} others"),
+    };
+    format!("{gone} forgotten by {others}")
+}
+
 /// An action in words.
 #[must_use]
 pub fn describe(action: &Action) -> Step {
@@ -195,11 +207,7 @@ pub fn describe(action: &Action) -> Step {
         ),
         Action::Forget { gone, everyone } => (
             "NodesForgotten",
-            format!(
-                "{} nodes that are gone for good were forgotten by {} others",
-                gone.len(),
-                everyone.len()
-            ),
+            forgotten(gone.len(), everyone.len()),
             false,
         ),
     };
@@ -207,5 +215,22 @@ pub fn describe(action: &Action) -> Step {
         kind,
         note,
         warning,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_is_not_spoken_of_as_many() {
+        assert_eq!(
+            forgotten(1, 1),
+            "1 node that is gone for good was forgotten by 1 other"
+        );
+        assert_eq!(
+            forgotten(2, 5),
+            "2 nodes that are gone for good were forgotten by 5 others"
+        );
     }
 }
