@@ -31,7 +31,8 @@ pub mod reason {
     pub const STABLE: &str = "Stable";
     /// Accepted: the spec is acted upon.
     pub const VALID: &str = "Valid";
-    /// Accepted: the spec contradicts itself in a way that admission could not see.
+    /// Accepted: the spec contradicts itself in a way that admission could not see, or the API server calls an object that
+    /// was made of it invalid.
     pub const INVALID_SPEC: &str = "InvalidSpec";
     /// Accepted: the password Secret that the spec names is missing or has no key `password`.
     pub const SECRET_MISSING: &str = "SecretMissing";

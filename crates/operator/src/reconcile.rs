@@ -229,7 +229,14 @@ async fn pass(
         .as_ref()
         .is_err_and(|error| error.rejection().is_some())
     {
-        return Ok(Action::requeue(decide::REJECTED));
+        // Not so a step on the live nodes: what it led to is looked at soon.
+        let stepped = plan.action.is_some();
+        let pause = if stepped {
+            plan.requeue
+        } else {
+            decide::REJECTED
+        };
+        return Ok(Action::requeue(pause));
     }
     applied?;
     marked?;

@@ -228,7 +228,7 @@ impl Applier<'_> {
             .map_err(|source| {
                 let port = self.cluster.api.node_port;
                 port.and_then(|port| ApplyError::of_node_port(port, &source))
-                    .unwrap_or_else(|| request(source))
+                    .unwrap_or_else(|| ApplyError::of_answer(&kind, &name, source))
             })?;
         self.context.metrics.wrote(metric_kind(&kind));
         tracing::debug!(kind, namespace, name, "applied");

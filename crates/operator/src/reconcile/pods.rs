@@ -90,17 +90,25 @@ fn end(ended: &ContainerStateTerminated) -> String {
 /// As one line of at most 200 characters.
 #[must_use]
 pub fn line(text: &str) -> String {
-    let text: String = text
-        .split(|c: char| c.is_whitespace() || c.is_control())
-        .filter(|word| !word.is_empty())
-        .collect::<Vec<_>>()
-        .join(" ");
-    if text.chars().count() <= LONGEST {
+    bounded(text, LONGEST)
+}
+
+/// As one line of at most so many characters, from its beginning.
+#[must_use]
+pub fn bounded(text: &str, longest: usize) -> String {
+    let text = words(text).join(" ");
+    if text.chars().count() <= longest {
         return text;
     }
-    let mut short: String = text.chars().take(LONGEST - 1).collect();
+    let mut short: String = text.chars().take(longest.saturating_sub(1)).collect();
     short.push('…');
     short
+}
+
+fn words(text: &str) -> Vec<&str> {
+    text.split(|c: char| c.is_whitespace() || c.is_control())
+        .filter(|word| !word.is_empty())
+        .collect()
 }
 
 fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a PodCondition> {

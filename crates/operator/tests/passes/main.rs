@@ -228,6 +228,30 @@ async fn a_port_that_somebody_has_is_named_in_the_status_and_in_an_event() {
 }
 
 #[tokio::test]
+async fn an_object_that_the_server_calls_invalid_is_told_in_its_words() {
+    let server = server_with(json!({"api": {"service": {"annotations": {"bad key!!": "x"}}}}));
+    let why = "metadata.annotations: Invalid value: \"bad key!!\": name part must consist of alphanumeric characters";
+    server.refuse_with(
+        "PATCH /api/v1/namespaces/ns/services/demo-api",
+        json!({
+            "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 422, "reason": "Invalid",
+            "message": format!("Service \"demo-api\" is invalid: {why}"),
+        }),
+    );
+    let mut operator = Operator::start(&server);
+    for _ in 0..2 {
+        operator.pass(&server).await.1.unwrap();
+    }
+    for condition in status(&server).conditions {
+        assert_eq!(condition.status, "False", "{condition:?}");
+        assert_eq!(condition.reason, "InvalidSpec", "{condition:?}");
+        assert!(condition.message.ends_with(why), "{condition:?}");
+    }
+    assert_eq!(status(&server).phase, Some(Phase::Invalid));
+    assert_eq!(server.events(), ["InvalidSpec"]);
+}
+
+#[tokio::test]
 async fn a_secret_that_exists_is_never_written() {
     let server = server_with(json!({}));
     let mut operator = Operator::start(&server);
@@ -281,6 +305,10 @@ async fn a_pass_that_fails_half_way_is_told_in_the_status() {
     let (_, result) = operator.pass(&server).await;
     assert!(matches!(result, Err(Error::Apply(_))), "{result:?}");
     assert_eq!(condition(&server, "Progressing").1, "ReconcileFailed");
+    let mut all = status(&server).conditions.into_iter();
+    let ready = all.find(|condition| condition.type_ == "Ready").unwrap();
+    let told = ready.message.starts_with("Service demo-api: ");
+    assert!(told, "{}", ready.message);
     assert!(server.get(CONFIG_MAP).is_some());
 }
 

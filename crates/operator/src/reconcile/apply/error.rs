@@ -2,7 +2,13 @@
 
 use cachecluster_crd::conditions::reason;
 
+use crate::reconcile::pods::bounded;
 use crate::reconcile::validate::Rejection;
+
+/// Longest account of a refusal, in characters: some repeat the whole object.
+const LONGEST: usize = 500;
+/// HTTP's status for an object that is well-formed and makes no sense.
+const UNPROCESSABLE: u16 = 422;
 
 /// What the API server said, without what only programs read.
 #[must_use]
@@ -40,6 +46,16 @@ pub enum ApplyError {
         /// What the API server has against it.
         why: String,
     },
+    /// The API server takes the object in no case: something in the spec cannot be.
+    #[error("{kind} {name} is refused, change the spec: {why}")]
+    Invalid {
+        /// Kind of object.
+        kind: String,
+        /// Its name.
+        name: String,
+        /// What the API server has against it.
+        why: String,
+    },
     /// An object has no form in JSON.
     #[error("{kind} {name}: {source}")]
     Encode {
@@ -63,6 +79,22 @@ pub enum ApplyError {
 }
 
 impl ApplyError {
+    /// What the API server said of an object that was to be applied.
+    pub(super) fn of_answer(kind: &str, name: &str, source: kube::Error) -> Self {
+        let (kind, name) = (kind.to_owned(), name.to_owned());
+        match &source {
+            kube::Error::Api(status) if status.code == UNPROCESSABLE => {
+                let said = said(&source);
+                // Its words begin with the object: `Service "demo-api" is invalid: `.
+                let prefix = format!("\"{name}\" is invalid: ");
+                let why = said.split_once(&prefix).map_or(said.as_str(), |it| it.1);
+                let why = bounded(why, LONGEST);
+                Self::Invalid { kind, name, why }
+            }
+            _ => Self::Request { kind, name, source },
+        }
+    }
+
     /// What the API server has against the port of the API's Service, if that is what it refused.
     pub(super) fn of_node_port(port: u16, error: &kube::Error) -> Option<Self> {
         let kube::Error::Api(status) = error else {
@@ -83,6 +115,7 @@ impl ApplyError {
         let reason = match self {
             Self::NameTaken { .. } => reason::NAME_TAKEN,
             Self::NodePort { .. } => reason::NODE_PORT_UNAVAILABLE,
+            Self::Invalid { .. } => reason::INVALID_SPEC,
             Self::BeingDeleted { .. } | Self::Encode { .. } | Self::Request { .. } => return None,
         };
         Some(Rejection {
@@ -127,6 +160,26 @@ mod tests {
                 rejection.message,
                 format!("spec.api.service.nodePort 80: {why}: choose another one, or leave it out")
             );
+        }
+    }
+
+    #[test]
+    fn an_object_that_makes_no_sense_is_the_specs_fault_and_other_failures_are_not() {
+        let status = |code: u16| {
+            let message = "Deployment.apps \"demo-api\" is invalid: spec: must not be";
+            let status = json!({"status": "Failure", "code": code, "message": message});
+            kube::Error::Api(Box::new(serde_json::from_value(status).unwrap()))
+        };
+        let error = ApplyError::of_answer("Deployment", "demo-api", status(422));
+        let rejection = error.rejection().unwrap();
+        assert_eq!(rejection.reason, "InvalidSpec");
+        assert_eq!(
+            rejection.message,
+            "Deployment demo-api is refused, change the spec: spec: must not be"
+        );
+        for code in [400, 403, 409, 500] {
+            let error = ApplyError::of_answer("Deployment", "demo-api", status(code));
+            assert!(error.rejection().is_none(), "{code}");
         }
     }
 

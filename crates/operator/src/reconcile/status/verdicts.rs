@@ -59,7 +59,13 @@ pub(super) fn ready(
     let current = outcome.applied.map_or(formed, |resources| {
         resources.stateful_sets.iter().all(is_current)
     });
-    let problems = || sentence(&problems(observed, plan));
+    // What could not be applied comes first: the rest often follows from that.
+    let failed = outcome.applied.err().map(ToString::to_string);
+    let told = |problems: Vec<String>| {
+        let all: Vec<String> = failed.iter().cloned().chain(problems).collect();
+        sentence(&all)
+    };
+    let problems = || told(problems(observed, plan));
     if !(health.is_serving() && health.joined && health.agreed) {
         let why = match (formed, plan.answered) {
             (true, _) if health.is_serving() => reason::REPLICAS_MISSING,
@@ -76,7 +82,7 @@ pub(super) fn ready(
         };
         (false, why, problems())
     } else if let Some(pods) = awaited(formed, observed, plan) {
-        (false, reason::WAITING_FOR_PODS, pods)
+        (false, reason::WAITING_FOR_PODS, told(pods))
     } else if api == 0 && cluster.api.replicas > 0 {
         let why = if formed {
             reason::API_UNAVAILABLE
@@ -85,7 +91,7 @@ pub(super) fn ready(
         };
         let mut all = vec!["the HTTP API has no ready pod".to_owned()];
         all.extend(pods::troubles(&observed.api_pods));
-        (false, why, sentence(&all))
+        (false, why, told(all))
     } else {
         let shards = match cluster.shards {
             1 => "1 shard serves all slots".to_owned(),
@@ -127,7 +133,7 @@ pub(super) fn progressing(
         return (true, changing, sentence(&problems(observed, plan)));
     }
     if let Some(pods) = awaited(formed, observed, plan) {
-        return (true, reason::WAITING_FOR_PODS, pods);
+        return (true, reason::WAITING_FOR_PODS, sentence(&pods));
     }
     let ready = pods::ready(&observed.api_pods);
     let rolled = outcome
@@ -135,9 +141,12 @@ pub(super) fn progressing(
         .is_ok_and(|resources| resources.deployments.iter().all(is_rolled_out));
     if ready < cluster.api.replicas as usize || !rolled {
         let wanted = cluster.api.replicas;
-        let mut all = vec![format!(
-            "{ready} of {wanted} pods of the HTTP API are ready"
-        )];
+        let mut all = vec![if ready < wanted as usize {
+            format!("{ready} of {wanted} pods of the HTTP API are ready")
+        } else {
+            // A roll-out has one more of them at times.
+            "the pods of the HTTP API are being replaced".to_owned()
+        }];
         all.extend(pods::troubles(&observed.api_pods));
         return (true, reason::WAITING_FOR_PODS, sentence(&all));
     }
@@ -146,7 +155,7 @@ pub(super) fn progressing(
 
 /// Primaries of a new cluster to which Kubernetes sends no client yet: it learns a moment after we do that they serve.
 /// Later its word does not count here, because it is also silent when a machine or the API server is away.
-fn awaited(formed: bool, observed: &Observed, plan: &Plan) -> Option<String> {
+fn awaited(formed: bool, observed: &Observed, plan: &Plan) -> Option<Vec<String>> {
     if formed {
         return None;
     }
@@ -163,7 +172,7 @@ fn awaited(formed: bool, observed: &Observed, plan: &Plan) -> Option<String> {
         .filter(|primary| unvouched(&primary.name))
         .map(|primary| format!("pod {} is not ready yet", primary.name))
         .collect();
-    (!waits.is_empty()).then(|| sentence(&waits))
+    (!waits.is_empty()).then_some(waits)
 }
 
 /// What is wrong: with pods first, because the rest often follows from that.
@@ -175,15 +184,15 @@ fn problems(observed: &Observed, plan: &Plan) -> Vec<String> {
             all.push(waiting.clone());
         }
     }
-    if all.is_empty() {
-        all.push("waiting for Kubernetes to act on the objects".to_owned());
-    }
     all
 }
 
 /// The first few of them: a status is no log.
 fn sentence(all: &[String]) -> String {
     const MOST: usize = 3;
+    if all.is_empty() {
+        return "waiting for Kubernetes to act on the objects".to_owned();
+    }
     let mut text = all
         .iter()
         .take(MOST)
