@@ -95,10 +95,10 @@ a CacheCluster goes with it by owner references.
 - apiGroups: [""]
   resources: [configmaps, serviceaccounts, services]
   verbs: [get, list, watch, create, patch]
-# Generated passwords are created once and never changed; those that users bring are read.
+# Generated passwords are created once, and put back where somebody edited them; those that users bring are read.
 - apiGroups: [""]
   resources: [secrets]
-  verbs: [get, list, watch, create]
+  verbs: [get, list, watch, create, patch]
 # The patch marks the primary's pod for the Service <name>-primary.
 - apiGroups: [""]
   resources: [pods]

@@ -8,7 +8,7 @@
 //! | `cacheclusters.cachecluster.io/status` | patch |
 //! | `cacheclusters.cachecluster.io/finalizers` | update (owner references that block deletion) |
 //! | `statefulsets.apps`, `deployments.apps`, `services`, `configmaps`, `serviceaccounts`, `poddisruptionbudgets.policy`, `networkpolicies.networking.k8s.io` | get, list, watch, create, patch |
-//! | `secrets` | get, list, watch, create |
+//! | `secrets` | get, list, watch, create, patch |
 //! | `pods` | list, watch, patch |
 //! | `events.events.k8s.io` | create, patch |
 //! | `leases.coordination.k8s.io`, in its own namespace | get, create, patch |

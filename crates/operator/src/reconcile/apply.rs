@@ -237,7 +237,8 @@ impl Applier<'_> {
         Ok(live)
     }
 
-    /// Creates the Secret unless there is one already, in which case the next pass reads that.
+    /// Creates the Secret unless there is one already, in which case the next pass reads that. One that somebody edited
+    /// gets the password back that the nodes are known to have.
     async fn create_secret(
         &self,
         wanted: Option<Secret>,
@@ -252,13 +253,30 @@ impl Applier<'_> {
             field_manager: Some(FIELD_MANAGER.to_owned()),
             ..PostParams::default()
         };
-        match api.create(&params, &wanted).await {
+        let password = self.cluster.auth.password.clone();
+        let proven = remembered
+            .as_ref()
+            .is_some_and(|known| known.proven && known.password == password);
+        let mut written = api.create(&params, &wanted).await;
+        if proven
+            && let Err(kube::Error::Api(status)) = &written
+            && status.is_already_exists()
+        {
+            let params = PatchParams {
+                field_manager: Some(FIELD_MANAGER.to_owned()),
+                ..PatchParams::default()
+            };
+            let data = serde_json::json!({"data": wanted.data});
+            let name = wanted.name_any();
+            tracing::warn!(
+                secret = name,
+                "the nodes' password is put back into a Secret that somebody edited"
+            );
+            written = api.patch(&name, &params, &Patch::Merge(&data)).await;
+        }
+        match written {
             Ok(created) => {
                 self.context.metrics.wrote("Secret");
-                let password = self.cluster.auth.password.clone();
-                let proven = remembered
-                    .as_ref()
-                    .is_some_and(|known| known.proven && known.password == password);
                 *remembered = Some(Remembered {
                     secret: created.name_any(),
                     version: created.resource_version(),

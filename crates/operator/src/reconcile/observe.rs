@@ -63,7 +63,8 @@ impl Observed {
 pub enum Secrecy {
     /// It was read.
     Known(Password),
-    /// It is the operator's to generate, and its Secret does not exist. What it was before, if somebody deleted it.
+    /// It is the operator's to generate, and its Secret does not exist. What it was before, if somebody deleted or
+    /// edited it.
     Absent {
         /// The password as it was.
         remembered: Option<Password>,
@@ -133,6 +134,24 @@ pub async fn observe(
         if let Some(known) = &mut memory.password {
             known.proven |= proven;
         }
+        if let Secrecy::Known(password) = &secrecy
+            && !proven
+            && let Some(pod) = refusing(&members, &probes)
+        {
+            let secret = cluster.spec.auth.secret_name.clone();
+            let secret = secret.unwrap_or_else(|| names::auth(&name));
+            secrecy = Secrecy::Kept {
+                password: password.clone(),
+                objection: Rejection {
+                    reason: reason::SECRET_CHANGED,
+                    message: format!(
+                        "{pod} refuses the password in Secret {secret}, and no node takes it: put the former one \
+                         back, or delete the Redis pods, which start anew with this one and only what is on their \
+                         volumes"
+                    ),
+                },
+            };
+        }
         for (member, probe) in members.iter_mut().zip(probes) {
             // The kubelet tells a moment later what the server says itself.
             if member.presence == Presence::Starting && matches!(probe, Probe::Answered(_)) {
@@ -155,6 +174,14 @@ pub async fn observe(
             })
             .count(),
     })
+}
+
+/// A node that lives and does not let us in.
+fn refusing<'m>(members: &'m [Member], probes: &[Probe]) -> Option<&'m str> {
+    let refuses =
+        |probe: &Probe| matches!(probe, Probe::Silent(why) if why.contains("AuthenticationFailed"));
+    let mut asked = members.iter().zip(probes);
+    asked.find_map(|(member, probe)| refuses(probe).then_some(member.name.as_str()))
 }
 
 async fn secrecy(
@@ -211,7 +238,16 @@ async fn secrecy(
             }
         }
     }
+    let proven = memory.password.as_ref().filter(|known| known.proven);
+    let put_back = proven
+        .filter(|_| given.is_none())
+        .map(|known| Secrecy::Absent {
+            remembered: Some(known.password.clone()),
+        });
     let Some(password) = password(&secret) else {
+        if let Some(put_back) = put_back {
+            return Ok(put_back);
+        }
         let message = format!(
             "Secret {name} has no usable key {}: it must be one line of text, not empty",
             paths::PASSWORD_KEY
@@ -222,6 +258,9 @@ async fn secrecy(
     let read = Instant::now();
     Ok(match &mut memory.password {
         Some(known) if known.proven && known.password != password => {
+            if let Some(put_back) = put_back {
+                return Ok(put_back);
+            }
             (known.version, known.read, known.other) = (version, read, Some(password));
             let message = format!(
                 "Secret {name} has another password than the nodes: that of a living cluster cannot be changed in this \
@@ -283,7 +322,19 @@ fn password(secret: &Secret) -> Option<Password> {
 
 #[cfg(test)]
 mod tests {
+    use cachecluster_topology::sim::Sim;
+
     use super::*;
+
+    #[test]
+    fn a_node_that_refuses_the_password_is_told_from_one_that_is_silent() {
+        let members = Sim::new(1, 1).world().members;
+        let silent = |why: &str| Probe::Silent(why.to_owned());
+        let refused = silent("Password authentication failed - AuthenticationFailed");
+        let probes = [silent("Connection refused"), refused];
+        assert_eq!(refusing(&members, &probes), Some(&*members[1].name));
+        assert_eq!(refusing(&members, &probes[..1]), None);
+    }
 
     #[test]
     fn a_password_is_one_line_of_text() {

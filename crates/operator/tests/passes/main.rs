@@ -402,15 +402,20 @@ async fn a_living_cluster_is_looked_after_though_its_secret_is_gone() {
 }
 
 #[tokio::test]
-async fn a_password_that_was_put_in_place_of_the_generated_one_is_not_used() {
+async fn a_generated_password_that_was_edited_is_put_back() {
     let server = server_with(json!({}));
     let mut operator = Operator::start(&server);
     operator.settle(&server).await;
     a_node_answered(&operator, &server).await;
-    server.change(SECRET, |secret| {
-        secret["data"]["password"] = json!("Y2hhbmdlZA==");
-    });
-    operator.pass(&server).await.1.unwrap();
-    assert_eq!(condition(&server, "Accepted").1, "SecretChanged");
+    let generated = server.get(SECRET).unwrap()["data"].clone();
+    for edited in [json!("Y2hhbmdlZA=="), json!("Cg==")] {
+        server.change(SECRET, |secret| {
+            secret["data"]["password"] = edited.clone();
+        });
+        operator.pass(&server).await.1.unwrap();
+        assert_eq!(server.get(SECRET).unwrap()["data"], generated);
+        assert_eq!(condition(&server, "Accepted").1, "Valid");
+    }
+    operator.settle(&server).await;
     assert_eq!(operator.pass(&server).await.0, Vec::<String>::new());
 }

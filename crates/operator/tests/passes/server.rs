@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use cachecluster_operator::stores::{Guarded, Stores};
+use http::header::CONTENT_TYPE;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
@@ -161,6 +162,14 @@ impl Server {
                         }
                     }
                     respond(StatusCode::OK, &state.store(path, object))
+                }
+                // Otherwise an apply, which says all there is.
+                None if head.headers[CONTENT_TYPE] == "application/merge-patch+json" => {
+                    let mut object = state.objects[&path].clone();
+                    for (field, value) in body["data"].as_object().unwrap() {
+                        object["data"][field] = value.clone();
+                    }
+                    respond(StatusCode::OK, &state.store(&path, object))
                 }
                 None => respond(StatusCode::OK, &state.store(&path, body)),
             },
