@@ -68,6 +68,8 @@ fn server() -> auto::Builder<TokioExecutor> {
     builder
         .http1()
         .timer(TokioTimer::new())
+        // A client that has nothing more to send is still there for its answer.
+        .half_close(true)
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(READ_AHEAD);
     builder

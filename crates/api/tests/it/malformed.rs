@@ -47,6 +47,20 @@ fn with(head: &str) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_only_stops_to_send_gets_its_answer() {
+    let api = Api::start(&[]).await;
+    let mut stream = TcpStream::connect(api.address).await.unwrap();
+    let request = with("GET /cache/none HTTP/1.1\r\nhost: x");
+    stream.write_all(&request).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut answer = String::new();
+    let end = stream.read_to_string(&mut answer);
+    within("the connection is closed", end).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+    assert!(answer.ends_with(r#"{"error":"Key not found"}"#), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_no_http_is_refused_in_json() {
     let api = Api::start(&[]).await;
     let host = "GET /cache/k HTTP/1.1\r\nhost: x";
