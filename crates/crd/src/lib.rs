@@ -20,7 +20,7 @@ pub use spec::{
 };
 pub use status::{CacheClusterStatus, Phase, ShardStatus};
 
-/// The largest `spec.shards`: with 5 replicas each, 1,200 nodes would pass what Redis Cluster's gossip is made for.
+/// The largest `spec.shards`: with 5 replicas each they are 960 nodes, and Redis Cluster is made for 1,000 or so.
 pub const MAX_SHARDS: u32 = 160;
 
 /// The longest name of a `CacheCluster`, in characters: StatefulSets are called `<name>-shard-<i>` and may have 52.

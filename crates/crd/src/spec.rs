@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use kube::core::Message;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -115,9 +116,7 @@ pub struct Engine {
     #[schemars(extend("maxProperties" = 64, "additionalProperties" = directive_value_schema()))]
     #[x_kube(validation = Rule::new("self.all(k, k.matches('^[a-z][a-z0-9-]{1,63}$'))")
         .message("spec.engine.config: names of directives are lower case, e.g. slowlog-log-slower-than"))]
-    #[x_kube(validation = Rule::new(reserved_rule()).message(
-        "spec.engine.config: this directive is set by the operator. Use spec.memory and spec.engine.eviction for memory, \
-         spec.storage for persistence, spec.auth for passwords; ports, cluster, replication, paths, modules and included files cannot be changed"))]
+    #[x_kube(validation = Rule::new(reserved_rule()).message(reserved_message()))]
     pub config: BTreeMap<String, String>,
 }
 
@@ -371,11 +370,31 @@ fn object_name_rule() -> &'static str {
     "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')"
 }
 
-/// CEL over the directives' names, from the one list that the agent also keeps.
+/// CEL that is true while none of the operator's directives is there, from the one list that the agent also keeps.
 fn reserved_rule() -> String {
     let names: Vec<String> = cachecluster_contract::agent::RESERVED_DIRECTIVES
         .iter()
         .map(|d| format!("'{d}'"))
         .collect();
     format!("self.all(k, !(k in [{}]))", names.join(", "))
+}
+
+/// CEL that names the directives that are refused. Made of constants, one after the other, because the API server has no
+/// bound on the cost of joining what a user wrote.
+fn reserved_message() -> Message {
+    // In groups: parsers go as deep as a sum is long.
+    let names: Vec<String> = cachecluster_contract::agent::RESERVED_DIRECTIVES
+        .chunks(8)
+        .map(|group| {
+            let named = |d: &&str| format!("('{d}' in self ? ' {d}' : '')");
+            let all: Vec<String> = group.iter().map(named).collect();
+            format!("({})", all.join(" + "))
+        })
+        .collect();
+    let names = names.join(" + ");
+    Message::Expression(format!(
+        "'spec.engine.config: set by the operator:' + {names} + '. Use spec.memory and spec.engine.eviction for memory, \
+         spec.storage for persistence, spec.auth for passwords; ports, cluster, replication, paths, modules and \
+         included files cannot be changed'"
+    ))
 }

@@ -54,7 +54,7 @@ fn everything_that_can_be_asked_for_is_accepted_together() {
 
 #[test]
 fn what_cannot_work_is_refused_with_a_way_out() {
-    let cases: [(&str, Value, &str); 19] = [
+    let cases: [(&str, Value, &str); 20] = [
         (
             "a-name-of-forty-three-characters-is-too-long",
             json!({}),
@@ -107,6 +107,11 @@ fn what_cannot_work_is_refused_with_a_way_out() {
             "demo",
             json!({"engine": {"config": {"requirepass": "x"}}}),
             "spec.auth for passwords",
+        ),
+        (
+            "demo",
+            json!({"engine": {"config": {"port": "1", "maxclients": "1", "requirepass": "x"}}}),
+            "set by the operator: port requirepass. Use",
         ),
         (
             "demo",
