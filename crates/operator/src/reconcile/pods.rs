@@ -44,11 +44,26 @@ fn trouble(pod: &Pod) -> Option<String> {
     let init = status.init_container_statuses.iter().flatten();
     init.chain(status.container_statuses.iter().flatten())
         .find_map(|container| Some((&container.name, failing(container)?)))
-        .map(|(container, why)| line(&format!("pod {name}, container {container}: {why}")))
+        .map(|(container, why)| {
+            let who = format!("pod {name}, container {container}: ");
+            let words = why.words.map(|words| {
+                let room = LONGEST.saturating_sub(who.chars().count() + why.what.chars().count());
+                format!(": {}", tail(&words, room.saturating_sub(2)))
+            });
+            line(&(who + &why.what + &words.unwrap_or_default()))
+        })
+}
+
+/// Why a container does not run.
+struct Trouble {
+    /// What Kubernetes says.
+    what: String,
+    /// The container's own last words.
+    words: Option<String>,
 }
 
 /// Why a container does not run, if that is more than being started or having done its work.
-fn failing(container: &ContainerStatus) -> Option<String> {
+fn failing(container: &ContainerStatus) -> Option<Trouble> {
     let state = container.state.as_ref()?;
     let last = container.last_state.as_ref();
     let last = last.and_then(|last| last.terminated.as_ref());
@@ -62,29 +77,74 @@ fn failing(container: &ContainerStatus) -> Option<String> {
         return last.filter(|ended| ended.exit_code != 0).map(end);
     }
     Some(match (last, waiting.message.as_deref()) {
-        (Some(ended), _) if reason == CRASHING => format!("{reason}, {}", end(ended)),
-        (_, Some(message)) if reason != CRASHING => format!("{reason}: {message}"),
-        _ => reason.to_owned(),
+        (Some(ended), _) if reason == CRASHING => {
+            let Trouble { what, words } = end(ended);
+            let what = format!("{reason}, {what}");
+            Trouble { what, words }
+        }
+        (_, Some(message)) if reason != CRASHING => Trouble {
+            what: format!("{reason}: {message}"),
+            words: None,
+        },
+        _ => Trouble {
+            what: reason.to_owned(),
+            words: None,
+        },
     })
 }
 
 /// How a container ended, in its own words if it left any.
-fn end(ended: &ContainerStateTerminated) -> String {
+fn end(ended: &ContainerStateTerminated) -> Trouble {
     let code = ended.exit_code;
-    let mut text = format!("last exit code {code}");
+    let mut what = format!("last exit code {code}");
     // That it was an error says the code.
     if let Some(reason) = ended.reason.as_deref().filter(|reason| *reason != "Error") {
-        text = format!("{text} ({reason})");
+        what = format!("{what} ({reason})");
     }
-    // The log's end, as the pods have it: why it ended stands last.
-    let mut lines = ended
-        .message
-        .iter()
-        .flat_map(|message| message.lines().rev());
-    if let Some(words) = lines.find(|line| !line.trim().is_empty()) {
-        text = format!("{text}: {words}");
+    let words = ended.message.as_deref().and_then(telling);
+    Trouble { what, words }
+}
+
+/// What tells most of a log's end, without the time and place that Redis puts before each line: a directive that the
+/// server does not take, or its fatal error, with the line after it; else the last line, where the agent says why.
+fn telling(log: &str) -> Option<String> {
+    let lines: Vec<&str> = log.lines().filter(|it| !it.trim().is_empty()).collect();
+    let last = lines.len().checked_sub(1)?;
+    let of = |mark: &str| lines.iter().rposition(|line| line.contains(mark));
+    let told = match of(">>> '").or_else(|| of("FATAL")) {
+        Some(at) if at < last => lines[at..=at + 1].iter().map(|it| plain(it)).collect(),
+        _ => vec![plain(lines[last])],
+    };
+    Some(told.join(" "))
+}
+
+/// A line without Redis's prefixes, such as `16:M 23 Nov 2026 03:39:19.506 # `.
+fn plain(line: &str) -> String {
+    let mut words = words(line);
+    let prefix = |it: &[&str]| {
+        let pid = it[0].strip_suffix([':', 'M', 'S', 'C', 'X']);
+        let pid = pid.and_then(|pid| pid.strip_suffix(':'));
+        let is_number = |it: &str| !it.is_empty() && it.bytes().all(|b| b.is_ascii_digit());
+        pid.is_some_and(is_number)
+            && is_number(it[1])
+            && is_number(it[3])
+            && it[4].contains(':')
+            && [".", "-", "*", "#"].contains(&it[5])
+    };
+    if let Some(at) = words.windows(6).position(prefix) {
+        words.drain(at..at + 6);
     }
-    text
+    words.join(" ")
+}
+
+/// The end of a text, in at most so many characters.
+fn tail(text: &str, longest: usize) -> String {
+    let length = text.chars().count();
+    if length <= longest {
+        return text.to_owned();
+    }
+    let end = text.chars().skip(length + 1 - longest.max(1));
+    std::iter::once('…').chain(end).collect()
 }
 
 /// As one line of at most 200 characters.
@@ -180,6 +240,33 @@ mod tests {
             let told = container(state, last).unwrap();
             assert!(told.ends_with("redis: last exit code 1: no redis-server on PATH"));
         }
+    }
+
+    #[test]
+    fn of_a_log_the_telling_line_is_told_without_its_prefix() {
+        let log = "*** FATAL CONFIG FILE ERROR (Redis 8.2) ***\nReading the file, at line 3\n>>> 'maxclients many'\n\
+                   argument must be a number\nthe server ended, giving up: argument";
+        assert_eq!(
+            telling(log).as_deref(),
+            Some(">>> 'maxclients many' argument must be a number")
+        );
+        let ended =
+            "the server ended, giving up: 16:M 23 Nov 2026 03:39:19.506 # Can't open the file";
+        assert_eq!(
+            telling(ended).as_deref(),
+            Some("the server ended, giving up: Can't open the file")
+        );
+        assert_eq!(telling("\n \n"), None);
+    }
+
+    #[test]
+    fn of_long_last_words_the_end_is_kept() {
+        let words = "the server ended ".to_owned() + &"again ".repeat(60) + "for want of memory";
+        let state = json!({"terminated": {"exitCode": 1, "reason": "Error", "message": words}});
+        let told = container(state, json!({})).unwrap();
+        assert!(told.starts_with("pod demo-shard-0-0, container redis: last exit code 1: …"));
+        assert!(told.ends_with("for want of memory"), "{told}");
+        assert_eq!(told.chars().count(), LONGEST);
     }
 
     #[test]
