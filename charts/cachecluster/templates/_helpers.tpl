@@ -31,6 +31,12 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
 {{- define "cachecluster.labels" -}}
+{{- $own := list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/version" "app.kubernetes.io/part-of" "app.kubernetes.io/managed-by" "helm.sh/chart" -}}
+{{- range $key, $_ := .Values.commonLabels -}}
+{{- if has $key $own -}}
+{{- fail (printf "commonLabels: %s is set by the chart: choose another key" $key) -}}
+{{- end -}}
+{{- end -}}
 {{ include "cachecluster.selector" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/part-of: cachecluster
