@@ -229,10 +229,9 @@ async fn pass(
         .as_ref()
         .is_err_and(|error| error.rejection().is_some())
     {
-        // Not so a step on the live nodes: what it led to is looked at soon.
-        let stepped = plan.action.is_some();
-        let pause = if stepped {
-            plan.requeue
+        // Not so for the live nodes, whose repair does not depend on that.
+        let pause = if plan.answered {
+            plan.requeue.min(decide::REJECTED)
         } else {
             decide::REJECTED
         };
