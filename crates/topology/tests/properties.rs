@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use cachecluster_topology::sim::Sim;
 use cachecluster_topology::{
-    Action, LinkState, NodeView, Presence, Role, SlotRanges, World, assess, plan,
+    Action, LinkState, Member, NodeId, NodeView, Presence, Role, SlotRanges, World, assess, plan,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -156,10 +156,18 @@ impl Trial {
             plan(&shuffled(&world)),
             "the order of members matters"
         );
-        if assess(&world).is_healthy() {
-            assert_eq!(planned.action, None, "a healthy world needs nothing");
+        let healthy = assess(&world).is_healthy();
+        if healthy {
             assert!(planned.waiting.is_empty(), "{:?}", planned.waiting);
-            return true;
+            let evens_out = |action: &Action| matches!(action, Action::Failover { .. });
+            assert!(
+                planned.action.iter().all(evens_out),
+                "a healthy world needs no {:?}",
+                planned.action
+            );
+            if planned.action.is_none() {
+                return true;
+            }
         }
         if let Some(action) = planned.action {
             self.check(&world, &action);
@@ -224,7 +232,21 @@ impl Trial {
                 let ids: BTreeSet<_> = peers.iter().map(|p| &p.id).collect();
                 assert!(ids.len() == peers.len() && !ids.contains(&via.id));
             }
-            Action::Failover { .. } => {}
+            Action::Failover { replica } => {
+                let of = |id: &NodeId| {
+                    let mut members = world.members.iter();
+                    let this = members.find(|m| m.view().is_some_and(|v| v.id == *id));
+                    this.unwrap()
+                };
+                let load = |member: &Member| {
+                    let beside = world.members.iter().filter(|m| m.machine == member.machine);
+                    let owns = |m: &&Member| m.view().is_some_and(|v| !v.slots.is_empty());
+                    beside.filter(owns).count()
+                };
+                let to = of(&replica.id);
+                let from = of(to.view().unwrap().primary.as_ref().unwrap());
+                assert!(load(to) + 1 < load(from), "nothing is evened out");
+            }
         }
     }
 

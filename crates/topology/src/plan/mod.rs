@@ -10,6 +10,7 @@ mod forget;
 mod heal;
 mod join;
 mod placement;
+mod spread;
 
 use crate::action::Action;
 use crate::model::World;
@@ -29,8 +30,8 @@ type Planner = fn(&Roster<'_>, &mut Vec<String>) -> Option<Action>;
 
 /// In this order, because votes save a shard fastest; with addresses put right, more votes may be had before anyone is promoted without;
 /// slots that nobody can bring back are given out again only after every promotion was considered;
-/// replicas need a primary; and only what no other step needs any more is forgotten.
-const ORDER: [Planner; 7] = [
+/// replicas need a primary; what no other step needs any more is forgotten; and only a healthy cluster is evened out.
+const ORDER: [Planner; 8] = [
     failover::force,
     join::meet,
     failover::takeover,
@@ -38,6 +39,7 @@ const ORDER: [Planner; 7] = [
     heal::assign,
     join::replicate,
     forget::ghosts,
+    spread::primaries,
 ];
 
 /// Plans the next step for `world`: at most one action. Equal worlds give equal plans, whatever the order of members.

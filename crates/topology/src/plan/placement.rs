@@ -66,7 +66,7 @@ fn next_move<'r, 'w>(
 }
 
 /// The machine that a node runs on; a node on an unknown one counts as alone there.
-fn machine<'r>(node: &'r Node<'_>) -> &'r str {
+pub(super) fn machine<'r>(node: &'r Node<'_>) -> &'r str {
     let member = node.member;
     member.machine.as_deref().unwrap_or(&member.name)
 }
