@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use cachecluster_telemetry::Readiness;
 use tokio::sync::watch;
@@ -36,6 +37,9 @@ struct Notes {
     hung: watch::Sender<Option<Instant>>,
     starts: AtomicU64,
     kills: AtomicU64,
+    asleep_millis: AtomicU64,
+    silence_millis: AtomicU64,
+    promotions: [AtomicU64; 2],
     transcript: Transcript,
     child: AtomicI32,
 }
@@ -68,6 +72,9 @@ impl Board {
             hung: watch::Sender::new(None),
             starts: AtomicU64::new(0),
             kills: AtomicU64::new(0),
+            asleep_millis: AtomicU64::new(0),
+            silence_millis: AtomicU64::new(0),
+            promotions: [AtomicU64::new(0), AtomicU64::new(0)],
             transcript: Transcript::default(),
             child: AtomicI32::new(0),
         }))
@@ -119,9 +126,13 @@ impl Board {
         &self.0.liveness
     }
 
-    /// Wakes the supervisor because the server that runs since `start` does not answer any more.
-    pub fn report_hung(&self, start: Instant) {
-        self.0.hung.send_replace(Some(start));
+    /// Wakes the supervisor because the server that runs since `start` does not answer any more. Whether that is news.
+    pub fn report_hung(&self, start: Instant) -> bool {
+        self.0.hung.send_if_modified(|report| {
+            let news = *report != Some(start);
+            *report = Some(start);
+            news
+        })
     }
 
     /// Returns when the server that runs since `start` does not answer any more.
@@ -148,6 +159,39 @@ impl Board {
         self.0.kills.load(Ordering::Relaxed)
     }
 
+    /// States for how long the server's process has been asleep whenever it was looked at.
+    pub fn put_asleep(&self, length: Duration) {
+        store(&self.0.asleep_millis, length);
+    }
+
+    /// For how long the server's process has been asleep whenever it was looked at.
+    #[must_use]
+    pub fn asleep(&self) -> Duration {
+        load(&self.0.asleep_millis)
+    }
+
+    /// States for how long neither the primary that this server follows nor its agent has been heard.
+    pub fn put_silence(&self, length: Duration) {
+        store(&self.0.silence_millis, length);
+    }
+
+    /// For how long neither the primary that this server follows nor its agent has been heard.
+    #[must_use]
+    pub fn silence(&self) -> Duration {
+        load(&self.0.silence_millis)
+    }
+
+    /// Counts an attempt to promote the own server because its primary died in silence.
+    pub fn count_promotion(&self, won: bool) {
+        self.0.promotions[usize::from(won)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often that was tried with the outcome `won`.
+    #[must_use]
+    pub fn promotions(&self, won: bool) -> u64 {
+        self.0.promotions[usize::from(won)].load(Ordering::Relaxed)
+    }
+
     /// What the server printed last.
     #[must_use]
     pub fn transcript(&self) -> &Transcript {
@@ -159,9 +203,24 @@ impl Board {
         self.0.child.store(pid.unwrap_or(0), Ordering::Relaxed);
     }
 
+    /// The server's process id, while it runs.
+    #[must_use]
+    pub fn child(&self) -> Option<i32> {
+        Some(self.0.child.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
+    }
+
     /// Whether `pid` is the server: whoever supervises it takes its exit status.
     #[must_use]
     pub fn is_child(&self, pid: i32) -> bool {
         self.0.child.load(Ordering::Relaxed) == pid
     }
+}
+
+fn store(millis: &AtomicU64, length: Duration) {
+    let length = u64::try_from(length.as_millis()).unwrap_or(u64::MAX);
+    millis.store(length, Ordering::Relaxed);
+}
+
+fn load(millis: &AtomicU64) -> Duration {
+    Duration::from_millis(millis.load(Ordering::Relaxed))
 }

@@ -175,6 +175,7 @@ mod tests {
             run_dir: "/run/cachecluster".into(),
             server: "redis-server".into(),
             redis_port: 6379,
+            peer_admin_offset: None,
             admin_port: 0,
             pod_ip: [10, 0, 0, 7].into(),
             hostname: Some("quickstart-shard-0-1".to_owned()),

@@ -4,6 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use axum::Router;
 use cachecluster_telemetry::{Admin, process};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -22,13 +23,14 @@ pub async fn listen(port: u16) -> io::Result<TcpListener> {
     }
 }
 
-/// Serves `/livez`, `/readyz` and `/metrics` from what is on the board, until `ended`.
+/// Serves `/livez`, `/readyz` and `/metrics` from what is on the board, and `more`, until `ended`.
 ///
 /// # Errors
 /// When the listener fails for good.
 pub async fn serve(
     listener: TcpListener,
     board: Board,
+    more: Router,
     ended: CancellationToken,
 ) -> io::Result<()> {
     let mut registry = process::registry();
@@ -39,5 +41,5 @@ pub async fn serve(
         liveness: board.liveness().clone(),
         readiness: board.readiness().clone(),
     };
-    admin.serve(listener, ended).await
+    admin.serve_with(more, listener, ended).await
 }

@@ -2,7 +2,8 @@
 //!
 //! It renders the server's configuration, starts the server and looks after it, tells the kubelet and Prometheus how
 //! the server does, and makes sure that the data outlives the process: before it stops, a primary hands its slots to
-//! its best replica ([`handover`]); after it died, a replica takes over before it comes back ([`succession`]).
+//! its best replica ([`handover`]); after it died, a replica takes over before it comes back ([`succession`]);
+//! and when a primary dies together with its agent, the agents of its replicas notice ([`vigil`]).
 //!
 //! [`supervise`] is that story on one screen.
 
@@ -18,10 +19,12 @@ pub mod reap;
 pub mod sample;
 pub mod server;
 pub mod settings;
+pub mod standstill;
 pub mod succession;
 pub mod supervise;
 pub mod termination;
 pub mod transcript;
+pub mod vigil;
 pub mod volume;
 
 use cachecluster_telemetry::{logs, shutdown};
@@ -53,12 +56,19 @@ async fn serve(args: RunArgs, board: Board) -> anyhow::Result<()> {
 
     // What serves the probes outlives the supervisor, so that the last answers are true ones.
     let ended = CancellationToken::new();
-    let admin = tokio::spawn(http::serve(listener, board.clone(), ended.clone()));
+    let admin = tokio::spawn(http::serve(
+        listener,
+        board.clone(),
+        vigil::routes(&settings, &board),
+        ended.clone(),
+    ));
     let watching = tokio::spawn(monitor::run(settings.clone(), board.clone(), ended.clone()));
+    let standing = tokio::spawn(standstill::run(board.clone(), ended.clone()));
+    let keeping = tokio::spawn(vigil::run(settings.clone(), board.clone(), ended.clone()));
     let reaping = tokio::spawn(reap::run(board.clone(), ended.clone()));
     let outcome = supervise::run(&settings, &board, told).await;
     ended.cancel();
-    for task in [watching, reaping] {
+    for task in [watching, standing, keeping, reaping] {
         task.await?;
     }
     admin.await??;

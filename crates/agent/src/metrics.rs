@@ -165,6 +165,12 @@ impl Collector for ServerMetrics {
             self.board.kills(),
         )?;
         page.gauge(
+            "primary_silence_seconds",
+            "For how long neither the primary that this server follows nor its agent has been heard",
+            self.board.silence().as_secs_f64(),
+        )?;
+        page.promotions(&self.board)?;
+        page.gauge(
             "held_back",
             "Whether the server is held back until a replica has taken over",
             f64::from(u8::from(phase == Phase::Holding)),
@@ -231,6 +237,19 @@ impl Page<'_> {
                 "Nodes that the server knows, itself included",
                 view.known.len() as f64 + 1.0,
             )?;
+        }
+        Ok(())
+    }
+
+    fn promotions(&mut self, board: &Board) -> fmt::Result {
+        let help = "Attempts of this agent to have its server promoted because the primary died in silence";
+        let kind = ConstCounter::new(0_u64).metric_type();
+        let mut encoder = self
+            .0
+            .encode_descriptor("vigil_promotions", help, None, kind)?;
+        for (outcome, won) in [("failed", false), ("promoted", true)] {
+            let counter = ConstCounter::new(board.promotions(won));
+            counter.encode(encoder.encode_family(&[("outcome", outcome)])?)?;
         }
         Ok(())
     }

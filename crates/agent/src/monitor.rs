@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use cachecluster_contract::agent::ASLEEP_LIMIT_MS;
 use cachecluster_redis_admin::{Connection, connect};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +19,9 @@ const CALM: Duration = Duration::from_millis(500);
 const EAGER: Duration = Duration::from_millis(100);
 /// How long one look may take.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a server may be silent and asleep.
+const ASLEEP: Duration = Duration::from_millis(ASLEEP_LIMIT_MS);
 
 /// Where the server is reached from within the pod.
 #[must_use]
@@ -55,17 +59,17 @@ pub async fn run(settings: Settings, board: Board, ended: CancellationToken) {
                     pause = EAGER;
                 }
                 board.readiness().set(state);
-                board
-                    .liveness()
-                    .set(if silence.length < settings.hang_limit {
-                        Ok(())
-                    } else {
-                        board.report_hung(since);
-                        Err(format!(
-                            "the server has been silent for {} s",
-                            silence.length.as_secs()
-                        ))
-                    });
+                let limit = limit(settings.hang_limit, silence.length, board.asleep());
+                board.liveness().set(if silence.length < limit {
+                    Ok(())
+                } else {
+                    let secs = silence.length.as_secs();
+                    if board.report_hung(since) {
+                        let asleep_millis = board.asleep().as_millis();
+                        tracing::error!(secs, asleep_millis, "the server has been silent");
+                    }
+                    Err(format!("the server has been silent for {secs} s"))
+                });
             }
         } else {
             connection = None;
@@ -76,6 +80,16 @@ pub async fn run(settings: Settings, board: Board, ended: CancellationToken) {
             changed = phases.changed() => if changed.is_err() { return },
             () = ended.cancelled() => return,
         }
+    }
+}
+
+/// How long a server may be silent that has been `asleep` for so long. One that slept all through its silence, but for
+/// how exactly that can be told, does not compute, nor wait for a disk.
+fn limit(hang: Duration, silence: Duration, asleep: Duration) -> Duration {
+    if asleep + PATIENCE / 2 >= silence {
+        hang.min(ASLEEP)
+    } else {
+        hang
     }
 }
 
@@ -131,5 +145,14 @@ mod tests {
         silence.note(start, true, PATIENCE);
         silence.note(start + PATIENCE, true, Duration::ZERO);
         assert_eq!(silence.length, EAGER, "the next server starts anew");
+    }
+
+    #[test]
+    fn one_that_sleeps_through_its_silence_has_less_time_than_one_that_works() {
+        let hang = Duration::from_secs(5);
+        let silence = Duration::from_secs(3);
+        assert_eq!(limit(hang, silence, silence), ASLEEP);
+        assert_eq!(limit(hang, silence, silence / 2), hang);
+        assert_eq!(limit(PATIENCE, silence, silence), PATIENCE);
     }
 }

@@ -69,6 +69,10 @@ pub struct RunArgs {
     /// or the cluster's node timeout where that is longer.
     #[arg(long)]
     pub hang_limit_ms: Option<u64>,
+    /// Where the agents of other nodes listen, counted from their servers' client ports. Default: on the same port as this
+    /// one, as pods do; for tests, where several run on one machine.
+    #[arg(long)]
+    pub peer_admin_offset: Option<u16>,
     /// Where the reason of an end with an error goes, for the pod's status. Only written to when it is there.
     #[arg(long, default_value = paths::TERMINATION_LOG)]
     pub termination_log: PathBuf,
@@ -97,6 +101,8 @@ pub struct Settings {
     pub redis_port: u16,
     /// Port on which probes and metrics are served.
     pub admin_port: u16,
+    /// What the port of a node's agent is counted from the client port of its server, where not all agents have the same.
+    pub peer_admin_offset: Option<u16>,
     /// The address that is announced to the other nodes.
     pub pod_ip: IpAddr,
     /// The host name that is announced besides. `None` when the pod's name is unknown or is no host name.
@@ -164,11 +170,23 @@ impl RunArgs {
             server,
             redis_port: self.redis_port,
             admin_port: self.admin_port,
+            peer_admin_offset: self.peer_admin_offset,
             pod_ip: self.pod_ip,
             hostname: self.pod_name.filter(|name| is_hostname(name)),
             hold: Duration::from_secs(self.hold_seconds),
             hang_limit: Duration::from_millis(hang_limit),
         })
+    }
+}
+
+impl Settings {
+    /// The port of the agent whose server has this client port.
+    #[must_use]
+    pub fn peer_admin_port(&self, redis_port: u16) -> u16 {
+        match self.peer_admin_offset {
+            Some(offset) => redis_port.wrapping_add(offset),
+            None => self.admin_port,
+        }
     }
 }
 

@@ -84,10 +84,7 @@ pub async fn run(
                 return stop(settings, board, server).await;
             }
             End::Hung => {
-                tracing::error!(
-                    limit_millis = settings.hang_limit.as_millis(),
-                    "the server lives and does not answer: killed"
-                );
+                tracing::error!("the server lives and does not answer: killed");
                 board.count_kill();
                 server.kill().await.map_err(lost)?
             }

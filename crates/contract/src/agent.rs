@@ -32,6 +32,21 @@ pub struct AgentSettings {
 /// timeout is not longer. Loading, and refusing because of a script that runs for long, are answers.
 pub const HANG_LIMIT_MS: u64 = 5000;
 
+/// For how many milliseconds a server may stand still, stopped by a signal or a debugger, before its agent kills it: it
+/// will not go on by itself, and nobody can tell it from a dead one.
+pub const STOPPED_LIMIT_MS: u64 = 300;
+/// The same for one that is silent and asleep all the while, as one that waits for something that does not come. One that
+/// computes or waits for a disk has until [`HANG_LIMIT_MS`].
+pub const ASLEEP_LIMIT_MS: u64 = 2000;
+
+/// Every so many milliseconds a replica's agent asks its primary, and the primary's agent, whether they live.
+pub const VIGIL_PERIOD_MS: u64 = 100;
+/// After so many milliseconds without an answer one such question was in vain.
+pub const VIGIL_DEADLINE_MS: u64 = 250;
+/// After so many milliseconds in which neither was heard, the other agents of the cluster are asked. One question in
+/// vain and the pause before it fit in, so that a lost packet alone makes no suspicion.
+pub const VIGIL_LIMIT_MS: u64 = 400;
+
 /// What survives a restart of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -28,5 +28,8 @@ pub const ADMIN_NAME: &str = "admin";
 pub const LIVEZ_PATH: &str = "/livez";
 /// See [`LIVEZ_PATH`].
 pub const READYZ_PATH: &str = "/readyz";
+/// On the agent's admin port: whether this agent hears the node whose id is in the query's `node`, or its agent, now. JSON
+/// `{"heard": bool}`; 404 for a node that its server does not know.
+pub const HEARD_PATH: &str = "/heard";
 /// Prometheus metrics, on the same port as the probes.
 pub const METRICS_PATH: &str = "/metrics";

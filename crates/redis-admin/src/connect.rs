@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use redis::io::tcp::TcpSettings;
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo, ProtocolVersion,
+    AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, IntoConnectionInfo, ProtocolVersion,
     RedisConnectionInfo, RedisError,
 };
 
@@ -47,6 +47,15 @@ impl Connection {
         command(words).query_async(&mut self.0).await
     }
 
+    /// Whether the server answers at all within the connection's deadline. A refusal, because it loads its data or is busy
+    /// with a script, is an answer.
+    pub async fn answers(&mut self) -> bool {
+        match self.text(&["PING"]).await {
+            Ok(_) => true,
+            Err(error) => is_refusal(&error),
+        }
+    }
+
     /// Sends commands in one round trip. Each has an answer of its own: one that is refused does not hide the others.
     ///
     /// # Errors
@@ -62,6 +71,15 @@ impl Connection {
         }
         pipe.query_async(&mut self.0).await
     }
+}
+
+/// Whether the server itself said no, as opposed to a connection that failed.
+#[must_use]
+pub fn is_refusal(error: &RedisError) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Server(_) | ErrorKind::Extension | ErrorKind::AuthenticationFailed
+    )
 }
 
 fn command(words: &[&str]) -> redis::Cmd {

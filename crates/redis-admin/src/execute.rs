@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use cachecluster_topology::{Action, NodeId, NodeRef, SlotRange, SlotRanges};
-use redis::{ErrorKind, RedisError};
+use redis::RedisError;
 
 use crate::Password;
-use crate::connect::{Connection, connect};
+use crate::connect::{Connection, connect, is_refusal};
 use crate::observe::view;
 
 /// Why an action was not, or not wholly, carried out. The next pass looks again, so none of these is fatal.
@@ -158,7 +158,7 @@ impl Hands<'_> {
         {
             Ok(_) => true,
             // Only a node that knows nobody and has no epoch yet may be given one; any other has one already.
-            Err(error) if refused(&error) => false,
+            Err(error) if is_refusal(&error) => false,
             Err(source) => return Err(failed(node, "CLUSTER SET-CONFIG-EPOCH", source)),
         };
         match add_slots(&mut connection, slots).await {
@@ -270,13 +270,8 @@ async fn is_primary(connection: &mut Connection) -> Result<bool, RedisError> {
     Ok(info.lines().any(|line| line.trim_end() == "role:master"))
 }
 
-/// Whether the server itself said no, as opposed to a connection that failed.
-fn refused(error: &RedisError) -> bool {
-    matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension)
-}
-
 fn mentions(error: &RedisError, words: &str) -> bool {
-    refused(error) && error.to_string().contains(words)
+    is_refusal(error) && error.to_string().contains(words)
 }
 
 fn failed(node: &NodeRef, command: &'static str, source: RedisError) -> ExecuteError {

@@ -10,6 +10,6 @@ pub mod execute;
 pub mod fixture;
 pub mod observe;
 
-pub use connect::{Connection, Password, connect};
+pub use connect::{Connection, Password, connect, is_refusal};
 pub use execute::{ExecuteError, execute};
 pub use observe::{observe, probe};

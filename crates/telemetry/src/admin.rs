@@ -76,7 +76,20 @@ impl Admin {
         listener: TcpListener,
         shutdown: CancellationToken,
     ) -> std::io::Result<()> {
-        axum::serve(listener, self.router())
+        self.serve_with(Router::new(), listener, shutdown).await
+    }
+
+    /// As [`Admin::serve`], with `more` routes beside its own.
+    ///
+    /// # Errors
+    /// When the listener fails for good.
+    pub async fn serve_with(
+        self,
+        more: Router,
+        listener: TcpListener,
+        shutdown: CancellationToken,
+    ) -> std::io::Result<()> {
+        axum::serve(listener, self.router().merge(more))
             .with_graceful_shutdown(shutdown.cancelled_owned())
             .await
     }
@@ -122,7 +135,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let stop = CancellationToken::new();
-        let server = tokio::spawn(admin.serve(listener, stop.clone()));
+        let more = Router::new().route("/more", get(async || "more"));
+        let server = tokio::spawn(admin.serve_with(more, listener, stop.clone()));
 
         let fetch = |path: &str| {
             let url = format!("{base}{path}");
@@ -136,6 +150,7 @@ mod tests {
         readiness.set(Ok(()));
         assert_eq!(fetch("/readyz").await.0, 200);
         assert!(fetch("/metrics").await.1.contains("passes_total 1"));
+        assert_eq!(fetch("/more").await, (200, "more".to_owned()));
         stop.cancel();
         server.await.unwrap().unwrap();
     }

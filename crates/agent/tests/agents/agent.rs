@@ -17,6 +17,16 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(2);
 /// Milliseconds.
 pub(crate) const NODE_TIMEOUT: u64 = 2000;
 
+/// A free port and the next one: agents find each other's from that of the server.
+fn neighbours() -> (u16, u16) {
+    loop {
+        let (port, next) = (free_port(), free_port());
+        if next == port + 1 {
+            return (port, next);
+        }
+    }
+}
+
 /// An agent as a pod runs it; it and its server are ended when dropped.
 pub(crate) struct Agent {
     pub(crate) port: u16,
@@ -50,9 +60,10 @@ impl Agent {
         fs::write(dir.path().join("settings.json"), text).unwrap();
         fs::write(dir.path().join("password"), format!("{PASSWORD}\n")).unwrap();
         fs::create_dir(dir.path().join("data")).unwrap();
+        let (port, admin) = neighbours();
         let mut agent = Self {
-            port: free_port(),
-            admin: free_port(),
+            port,
+            admin,
             dir,
             process: None,
             flags,
@@ -74,6 +85,7 @@ impl Agent {
             .arg("run")
             .args(["--redis-port", &self.port.to_string()])
             .args(["--admin-port", &self.admin.to_string()])
+            .args(["--peer-admin-offset", "1"])
             .arg("--settings")
             .arg(path("settings.json"))
             .arg("--password-file")
@@ -146,6 +158,21 @@ impl Agent {
         }
     }
 
+    /// Has the server compute for so many milliseconds, in which it answers nobody.
+    pub(crate) async fn compute(&self, millis: u64) {
+        let addr = ([127, 0, 0, 1].into(), self.port);
+        let patience = Duration::from_secs(20);
+        let mut connection = connect(addr, &password(), patience).await.unwrap();
+        let threshold = ["CONFIG", "SET", "busy-reply-threshold", "60000"];
+        connection.text(&threshold).await.unwrap();
+        let script = format!(
+            "local function now() local t = redis.call('TIME') return t[1] * 1000 + t[2] / 1000 end \
+             local stop = now() + {millis} while now() < stop do end return 'done'"
+        );
+        let done = connection.text(&["EVAL", &script, "0"]).await.unwrap();
+        assert_eq!(done, "done");
+    }
+
     pub(crate) async fn until_answers(&self) {
         until("the server answers", async || self.view().await.is_some()).await;
     }
@@ -175,13 +202,18 @@ impl Agent {
         self.process.take().unwrap().wait().unwrap()
     }
 
+    /// Ends agent and server at once.
+    pub(crate) fn end(&mut self, server: Pid) {
+        let mut process = self.process.take().unwrap();
+        process.kill().unwrap();
+        kill(server, Signal::SIGKILL).unwrap();
+        process.wait().unwrap();
+    }
+
     /// Ends agent and server at once, as a power-off does.
     pub(crate) async fn crash(&mut self) {
         let server = self.server_pid().await;
-        let mut process = self.process.take().unwrap();
-        process.kill().unwrap();
-        process.wait().unwrap();
-        kill(server, Signal::SIGKILL).unwrap();
+        self.end(server);
         until("the port is free", async || self.connect().await.is_none()).await;
     }
 }

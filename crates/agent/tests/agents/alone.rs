@@ -142,13 +142,11 @@ async fn a_server_that_is_slow_or_busy_is_left_alone() {
     agent.until_ready().await;
     let pid = agent.server_pid().await;
 
-    // Silent, and for less than the limit.
-    kill(pid, Signal::SIGSTOP).unwrap();
-    until("it is not ready", async || {
+    // Silent, at work, and for less than the limit.
+    let silent = until("it is not ready", async || {
         agent.get("/readyz").await.0 == 503
-    })
-    .await;
-    kill(pid, Signal::SIGCONT).unwrap();
+    });
+    tokio::join!(agent.compute(2500), silent);
     agent.until_ready().await;
 
     // In a script for more than the limit; it says so.

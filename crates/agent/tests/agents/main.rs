@@ -6,4 +6,5 @@ mod alone;
 mod cluster;
 mod death;
 mod handover;
+mod vigil;
 mod volume;

@@ -17,8 +17,8 @@ use crate::settings::Workload;
 /// The label by which Kubernetes itself names every namespace.
 const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
-/// Redis is reached from the cluster's own pods, the API's among them, and from the operator; probes and metrics from
-/// anywhere.
+/// Redis is reached from the cluster's own pods, the API's among them, and from the operator; the agents'
+/// port, with probes, metrics and what agents ask each other, from anywhere.
 #[must_use]
 pub fn redis_policy(cluster: &ValidatedCluster, workload: &Workload) -> NetworkPolicy {
     let own = NetworkPolicyPeer {

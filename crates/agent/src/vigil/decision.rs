@@ -1,0 +1,277 @@
+//! Whether the own server shall ask for votes. Pure.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use cachecluster_topology::{NodeId, NodeView, Role};
+
+/// How long a replica waits for each that is fresher: votes take a third of that.
+const TURN: Duration = Duration::from_millis(300);
+
+/// What another agent says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Word {
+    /// It hears the accused.
+    Heard,
+    /// It does not.
+    Unheard,
+    /// It answered, and cannot tell.
+    Unsure,
+}
+
+/// What an inquiry found.
+#[derive(Clone, Debug)]
+pub(super) struct Findings {
+    /// The own server's account, taken now.
+    pub(super) own: NodeView,
+    /// The primary that this agent does not hear.
+    pub(super) accused: NodeId,
+    /// How many agents were asked.
+    pub(super) asked: usize,
+    /// What those said that answered.
+    pub(super) words: BTreeMap<NodeId, Word>,
+    /// The accounts of the shard's other replicas that answered.
+    pub(super) siblings: Vec<NodeView>,
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Ask for votes.
+    Force,
+    /// Look again after that long: a fresher replica goes first.
+    Wait(Duration),
+    /// Do nothing.
+    Leave(Why),
+}
+
+/// Why nothing is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    Settled,
+    NoSlots,
+    NoData,
+    Alone,
+    Contradicted,
+    NoVotes,
+}
+
+impl Why {
+    /// For the log.
+    pub(super) fn words(self) -> &'static str {
+        match self {
+            Self::Settled => "the shard has another primary",
+            Self::NoSlots => "it serves no slots",
+            Self::NoData => "the own server loads its data or has never had any",
+            Self::Alone => "no other agent says anything",
+            Self::Contradicted => "half of the agents that answer, or more, hear it",
+            Self::NoVotes => "no majority of the primaries answers, so nobody can vote",
+        }
+    }
+}
+
+impl Findings {
+    fn count(&self, word: Word) -> usize {
+        self.words.values().filter(|said| **said == word).count()
+    }
+
+    /// Whether so many primaries answer that they can promote a replica. Who merely has not been missed yet does not
+    /// count: a server that asked for votes in vain does not ask again for several node timeouts.
+    fn has_voters(&self) -> bool {
+        let voters = || {
+            let known = self.own.known.values();
+            known.filter(|node| node.role == Role::Primary && !node.slots.is_empty())
+        };
+        let alive = voters()
+            .filter(|node| node.id != self.accused && self.words.contains_key(&node.id))
+            .count();
+        alive * 2 > voters().count()
+    }
+
+    /// Whether the agents that have not answered yet cannot change the outcome.
+    pub(super) fn is_settled(&self) -> bool {
+        let all = self.asked + 1;
+        let against = self.count(Word::Unheard) + 1;
+        (against * 2 > all && self.has_voters()) || self.count(Word::Heard) * 2 >= all
+    }
+
+    fn fresher_siblings(&self) -> u32 {
+        let rank = |view: &NodeView| (view.offset, view.id.clone());
+        let own = rank(&self.own);
+        let siblings = self.siblings.iter().filter(|sibling| {
+            sibling.primary.as_ref() == Some(&self.accused)
+                && !sibling.loading
+                && rank(sibling) > own
+        });
+        u32::try_from(siblings.count()).unwrap_or(u32::MAX)
+    }
+}
+
+/// What to do after a silence beyond the limit. `waited`: for how long fresher replicas have been given way to already.
+pub(super) fn decide(findings: &Findings, waited: Duration) -> Verdict {
+    let own = &findings.own;
+    let follows = own.role == Role::Replica && own.primary.as_ref() == Some(&findings.accused);
+    let Some(accused) = own.known.get(&findings.accused).filter(|_| follows) else {
+        return Verdict::Leave(Why::Settled);
+    };
+    let succeeded = |view: &NodeView| view.role == Role::Primary && !view.slots.is_empty();
+    if findings.siblings.iter().any(succeeded) {
+        return Verdict::Leave(Why::Settled);
+    }
+    if accused.slots.is_empty() {
+        return Verdict::Leave(Why::NoSlots);
+    }
+    if own.loading || (own.offset <= 1 && own.keys == 0) {
+        return Verdict::Leave(Why::NoData);
+    }
+    let (heard, unheard) = (findings.count(Word::Heard), findings.count(Word::Unheard));
+    if heard + unheard == 0 {
+        return Verdict::Leave(Why::Alone);
+    }
+    // This agent is one of those that do not hear it.
+    if heard > unheard {
+        return Verdict::Leave(Why::Contradicted);
+    }
+    if !findings.has_voters() {
+        return Verdict::Leave(Why::NoVotes);
+    }
+    let turn = TURN * findings.fresher_siblings();
+    if waited < turn {
+        return Verdict::Wait(turn - waited);
+    }
+    Verdict::Force
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(n: u8) -> NodeId {
+        NodeId::parse(&format!("{n:02x}").repeat(20)).unwrap()
+    }
+
+    /// What replica `n` of primary 1 says, in a cluster of so many primaries with the replicas 11 and 12 of the first.
+    fn replica(n: u8, primaries: u8, offset: u64) -> NodeView {
+        let mut nodes = String::new();
+        for primary in 1..=primaries {
+            let line = format!(
+                "{} 127.0.0.1:{primary}@1 master - 0 0 {primary} connected {primary}00-{primary}99\n",
+                id(primary)
+            );
+            nodes += &line;
+        }
+        for replica in [11, 12] {
+            let myself = if replica == n { "myself," } else { "" };
+            let line = format!(
+                "{} 127.0.0.1:{replica}@1 {myself}slave {} 0 0 1 connected\n",
+                id(replica),
+                id(1)
+            );
+            nodes += &line;
+        }
+        let info = format!(
+            "redis_version:7.0.15\nused_memory:1\nloading:0\nmaster_repl_offset:{offset}\nconnected_slaves:0\n\
+             slave_repl_offset:{offset}\ndb0:keys=1,expires=0,avg_ttl=0\n"
+        );
+        let cluster = "cluster_state:ok\ncluster_current_epoch:9\n";
+        NodeView::assemble(&nodes, cluster, &info).unwrap()
+    }
+
+    /// Replica 11 looks into the silence of primary 1, of three.
+    fn findings(words: &[(u8, Word)]) -> Findings {
+        Findings {
+            own: replica(11, 3, 50),
+            accused: id(1),
+            asked: 3,
+            words: words.iter().map(|(n, word)| (id(*n), *word)).collect(),
+            siblings: vec![replica(12, 3, 40)],
+        }
+    }
+
+    const ALL_DEAF: [(u8, Word); 3] = [(2, Word::Unheard), (3, Word::Unheard), (12, Word::Unheard)];
+
+    fn decided(findings: &Findings) -> Verdict {
+        decide(findings, Duration::ZERO)
+    }
+
+    #[test]
+    fn it_takes_most_of_those_who_answer_and_most_of_the_voters() {
+        use Word::{Heard, Unheard, Unsure};
+        let cases: [(&[(u8, Word)], Verdict); 8] = [
+            (&ALL_DEAF, Verdict::Force),
+            (&[(2, Unheard), (3, Unheard)], Verdict::Force),
+            (&[(2, Unheard), (3, Heard)], Verdict::Force),
+            (
+                &[(2, Heard), (3, Unheard), (12, Heard)],
+                Verdict::Leave(Why::Contradicted),
+            ),
+            (
+                &[(2, Heard), (3, Unsure)],
+                Verdict::Leave(Why::Contradicted),
+            ),
+            (&[(2, Unheard), (12, Unheard)], Verdict::Leave(Why::NoVotes)),
+            (&[(2, Unsure), (3, Unsure)], Verdict::Leave(Why::Alone)),
+            (&[], Verdict::Leave(Why::Alone)),
+        ];
+        for (words, verdict) in cases {
+            assert_eq!(decided(&findings(words)), verdict, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn where_nobody_can_vote_nothing_is_tried() {
+        for primaries in [1, 2] {
+            let few = Findings {
+                own: replica(11, primaries, 50),
+                ..findings(&ALL_DEAF)
+            };
+            assert_eq!(decided(&few), Verdict::Leave(Why::NoVotes));
+        }
+    }
+
+    #[test]
+    fn one_that_has_nothing_or_follows_another_is_not_promoted() {
+        let mut blank = findings(&ALL_DEAF);
+        (blank.own.offset, blank.own.keys) = (1, 0);
+        assert_eq!(decided(&blank), Verdict::Leave(Why::NoData));
+        let mut loading = findings(&ALL_DEAF);
+        loading.own.loading = true;
+        assert_eq!(decided(&loading), Verdict::Leave(Why::NoData));
+        let mut elsewhere = findings(&ALL_DEAF);
+        elsewhere.own.primary = Some(id(2));
+        assert_eq!(decided(&elsewhere), Verdict::Leave(Why::Settled));
+        let mut late = findings(&ALL_DEAF);
+        late.siblings[0].role = Role::Primary;
+        late.siblings[0].slots = late.own.known[&id(1)].slots.clone();
+        assert_eq!(decided(&late), Verdict::Leave(Why::Settled));
+        let mut idle = findings(&ALL_DEAF);
+        let accused = idle.own.known.get_mut(&id(1)).unwrap();
+        accused.slots = Default::default();
+        assert_eq!(decided(&idle), Verdict::Leave(Why::NoSlots));
+    }
+
+    #[test]
+    fn the_freshest_goes_first_and_the_others_in_turn() {
+        let mut behind = findings(&ALL_DEAF);
+        behind.siblings = vec![replica(12, 3, 60)];
+        assert_eq!(decided(&behind), Verdict::Wait(TURN));
+        assert_eq!(decide(&behind, TURN), Verdict::Force);
+        // As fresh: the higher id.
+        behind.siblings = vec![replica(12, 3, 50)];
+        assert_eq!(decided(&behind), Verdict::Wait(TURN));
+        behind.siblings[0].loading = true;
+        assert_eq!(decided(&behind), Verdict::Force);
+    }
+
+    #[test]
+    fn an_inquiry_ends_when_the_rest_cannot_change_its_outcome() {
+        let settled = |words: &[(u8, Word)]| findings(words).is_settled();
+        assert!(settled(&[(2, Word::Unheard), (3, Word::Unheard)]));
+        assert!(settled(&[(2, Word::Heard), (3, Word::Heard)]));
+        assert!(!settled(&[(2, Word::Unheard), (3, Word::Heard)]));
+        assert!(
+            !settled(&[(2, Word::Unheard), (12, Word::Unheard)]),
+            "no votes yet"
+        );
+    }
+}
