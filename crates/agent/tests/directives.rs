@@ -41,6 +41,7 @@ fn rendered(persistence: Persistence) -> BTreeSet<String> {
         run_dir: "/run".into(),
         server: "redis-server".into(),
         redis_port: 6379,
+        peer_admin_offset: None,
         admin_port: 0,
         pod_ip: [10, 0, 0, 7].into(),
         hostname: Some("test-shard-0-0".to_owned()),

@@ -202,6 +202,20 @@ impl Agent {
         self.process.take().unwrap().wait().unwrap()
     }
 
+    /// Stops agent and server: connections are taken, and nobody answers.
+    pub(crate) fn freeze(&self, server: Pid) {
+        for pid in [self.pid(), server] {
+            kill(pid, Signal::SIGSTOP).unwrap();
+        }
+    }
+
+    /// Lets both go on; the server first, or its agent would find it stopped.
+    pub(crate) fn thaw(&self, server: Pid) {
+        for pid in [server, self.pid()] {
+            kill(pid, Signal::SIGCONT).unwrap();
+        }
+    }
+
     /// Ends agent and server at once.
     pub(crate) fn end(&mut self, server: Pid) {
         let mut process = self.process.take().unwrap();

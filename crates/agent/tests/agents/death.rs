@@ -141,7 +141,7 @@ async fn a_replica_takes_over_only_after_it_has_read_what_it_received() {
     let (primary, replica) = (&agents[0], &agents[1]);
     let primary_pid = primary.server_pid().await;
     let replica_pid = replica.server_pid().await;
-    kill(replica_pid, Signal::SIGSTOP).unwrap();
+    replica.freeze(replica_pid);
     const COUNT: usize = 10_000;
     fill(primary, COUNT, 10).await;
     until("the primary has sent everything", async || {
@@ -151,7 +151,7 @@ async fn a_replica_takes_over_only_after_it_has_read_what_it_received() {
     })
     .await;
     kill(primary_pid, Signal::SIGKILL).unwrap();
-    kill(replica_pid, Signal::SIGCONT).unwrap();
+    replica.thaw(replica_pid);
     until("the replica has taken over", async || {
         replica.is(Role::Primary).await
     })

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use cachecluster_contract::Persistence;
 use cachecluster_redis_admin::fixture::until;
 use cachecluster_topology::Role;
-use nix::sys::signal::{Signal, kill};
 
 use crate::cluster::{cluster, cluster_with, fill, until_agreed, until_writable};
 
@@ -76,7 +75,7 @@ async fn told_to_stop_a_primary_waits_for_a_replica_that_is_behind() {
     let agents = cluster(Persistence::Ephemeral, 1, 1).await;
     let (primary, replica) = (&agents[0], &agents[1]);
     let replica_pid = replica.server_pid().await;
-    kill(replica_pid, Signal::SIGSTOP).unwrap();
+    replica.freeze(replica_pid);
     // More than the connection takes: most of it is in the primary's memory alone.
     const COUNT: usize = 30_000;
     fill(primary, COUNT, 1000).await;
@@ -85,7 +84,7 @@ async fn told_to_stop_a_primary_waits_for_a_replica_that_is_behind() {
         primary.log().contains("outcome=NoReplica")
     })
     .await;
-    kill(replica_pid, Signal::SIGCONT).unwrap();
+    replica.thaw(replica_pid);
     until("the replica has taken over", async || {
         replica.is(Role::Primary).await
     })

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use cachecluster_contract::Persistence;
 use cachecluster_redis_admin::fixture::until;
 use cachecluster_topology::Role;
-use nix::sys::signal::{Signal, kill};
 
 use crate::agent::Agent;
 use crate::cluster::{cluster_with, until_agreed, until_writable};
@@ -72,7 +71,10 @@ async fn a_primary_that_dies_with_its_agent_is_replaced_at_once() {
     println!("killed with its agent: writable after {took:?}; {last} acknowledged, {kept} kept");
     assert!(took < AT_MOST, "{took:?}\n{}", replica.log());
     assert!(kept >= number(safe));
-    assert_eq!(promotions(replica, "promoted").await, 1);
+    until("the promotion is counted", async || {
+        promotions(replica, "promoted").await == 1
+    })
+    .await;
     for other in [1, 2, 4, 5] {
         assert_eq!(promotions(&agents[other], "promoted").await, 0);
     }
@@ -103,9 +105,7 @@ async fn a_primary_that_freezes_with_its_agent_is_replaced_and_then_gives_way() 
     let mut writing = primary.connect().await.unwrap();
     let server = primary.server_pid().await;
     // Connections are still taken, and nobody answers: as when a machine loses power.
-    for pid in [primary.pid(), server] {
-        kill(pid, Signal::SIGSTOP).unwrap();
-    }
+    primary.freeze(server);
     let took = until_writable(replica, OTHER).await;
     println!("frozen with its agent: writable after {took:?}");
     assert!(took < AT_MOST, "{took:?}\n{}", replica.log());
@@ -117,9 +117,7 @@ async fn a_primary_that_freezes_with_its_agent_is_replaced_and_then_gives_way() 
     let of = |status| answers.iter().filter(|answer| answer.0 == status).count();
     assert_eq!((of(200), of(503)), (16, 24), "{answers:?}");
 
-    for pid in [server, primary.pid()] {
-        kill(pid, Signal::SIGCONT).unwrap();
-    }
+    primary.thaw(server);
     let started = Instant::now();
     let mut acknowledged = 0;
     while writing.text(&["SET", OTHER, "stale"]).await.is_ok() {
