@@ -151,6 +151,11 @@ async fn a_replica_takes_over_only_after_it_has_read_what_it_received() {
     })
     .await;
     kill(primary_pid, Signal::SIGKILL).unwrap();
+    // What the replica says to a server that is about to end would make the kernel throw away what that one has sent.
+    until("the primary is gone", async || {
+        primary.log().contains("the server ended")
+    })
+    .await;
     replica.thaw(replica_pid);
     until("the replica has taken over", async || {
         replica.is(Role::Primary).await
