@@ -181,7 +181,7 @@ impl Board {
         load(&self.0.silence_millis)
     }
 
-    /// Counts an attempt to promote the own server because its primary died in silence.
+    /// Counts an attempt to promote a replica of the shard because its primary died in silence.
     pub fn count_promotion(&self, won: bool) {
         self.0.promotions[usize::from(won)].fetch_add(1, Ordering::Relaxed);
     }

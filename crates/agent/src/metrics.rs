@@ -242,7 +242,7 @@ impl Page<'_> {
     }
 
     fn promotions(&mut self, board: &Board) -> fmt::Result {
-        let help = "Attempts of this agent to have its server promoted because the primary died in silence";
+        let help = "Attempts of this agent to have a replica of its shard promoted because the primary died in silence";
         let kind = ConstCounter::new(0_u64).metric_type();
         let mut encoder = self
             .0

@@ -3,8 +3,8 @@
 //! The agent of a primary deals with its server's end, and holds the fence. Who is left to notice the end of both are the
 //! agents of the replicas. Each asks its primary and that one's agent several times a second ([`line`]). When neither is
 //! heard ([`silence`]), it asks the other agents whether they hear them ([`inquiry`], [`testimony`]). When most do not,
-//! and enough primaries live to vote, the best replica asks for their votes at once ([`decision`]) instead of after the
-//! node timeout. Gossip's own time-out stays behind all of this, for when no agent can act.
+//! and enough primaries live to vote, the agent of the freshest replica has it ask for their votes at once ([`decision`])
+//! instead of after the node timeout. Gossip's own time-out stays behind all of this, for when no agent can act.
 
 mod decision;
 mod inquiry;
@@ -38,7 +38,7 @@ const PERIOD: Duration = Duration::from_millis(VIGIL_PERIOD_MS);
 const DEADLINE: Duration = Duration::from_millis(VIGIL_DEADLINE_MS);
 /// How much silence is a suspicion.
 const LIMIT: Duration = Duration::from_millis(VIGIL_LIMIT_MS);
-/// How long the own server may take to win the votes: 0.1 s is usual.
+/// How long a replica may take to win the votes: 0.1 s is usual.
 const PROMOTION: Duration = Duration::from_secs(1);
 /// Time after an inquiry that came to nothing.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -151,15 +151,25 @@ async fn judge(settings: &Settings, board: &Board, watched: &Watched, answers: &
             continue;
         }
         match decide(&findings, waited) {
-            Verdict::Force => {
+            Verdict::Force(id) => {
+                let addr = match findings.own.known.get(&id) {
+                    Some(sibling) => sibling.addr,
+                    None => Some(own_address(settings)),
+                };
+                let Some(addr) = addr else {
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                };
+                let name = std::net::SocketAddr::from(addr).to_string();
                 tracing::warn!(
+                    replica = name,
                     primary = %watched.primary,
                     silent_millis = millis,
                     agents_asked = findings.asked,
                     agents_heard = findings.words.len(),
                     "the primary and its agent are silent: asking for votes"
                 );
-                promote(settings, board, watched).await;
+                promote(settings, board, NodeRef { id, name, addr }).await;
                 tokio::time::sleep(BACKOFF + jitter(&watched.own)).await;
             }
             Verdict::Wait(length) => {
@@ -177,21 +187,15 @@ async fn judge(settings: &Settings, board: &Board, watched: &Watched, answers: &
     }
 }
 
-async fn promote(settings: &Settings, board: &Board, watched: &Watched) {
-    let addr = own_address(settings);
-    let replica = NodeRef {
-        id: watched.own.clone(),
-        name: std::net::SocketAddr::from(addr).to_string(),
-        addr,
-    };
+async fn promote(settings: &Settings, board: &Board, replica: NodeRef) {
     let started = Instant::now();
     let action = Action::ForceFailover { replica };
     let outcome = execute(&action, &settings.password, PROMOTION).await;
     let millis = started.elapsed().as_millis();
     board.count_promotion(outcome.is_ok());
     match outcome {
-        Ok(()) => tracing::warn!(millis, "the own server is the primary now"),
-        Err(error) => tracing::warn!(%error, millis, "the own server has not become the primary"),
+        Ok(()) => tracing::warn!(millis, "the replica is the primary now"),
+        Err(error) => tracing::warn!(%error, millis, "the replica has not become the primary"),
     }
 }
 

@@ -1,11 +1,11 @@
-//! Whether the own server shall ask for votes. Pure.
+//! Whether a replica shall ask for votes, and which. Pure.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cachecluster_topology::{NodeId, NodeView, Role};
 
-/// How long a replica waits for each that is fresher: votes take a third of that.
+/// How long an agent waits for that of each fresher replica: votes take a third of that.
 const TURN: Duration = Duration::from_millis(300);
 
 /// What another agent says.
@@ -35,11 +35,11 @@ pub(super) struct Findings {
 }
 
 /// What to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Ask for votes.
-    Force,
-    /// Look again after that long: a fresher replica goes first.
+    /// Have this replica ask for votes: the freshest that answers.
+    Force(NodeId),
+    /// Look again after that long: the agent of a fresher replica goes first.
     Wait(Duration),
     /// Do nothing.
     Leave(Why),
@@ -95,15 +95,21 @@ impl Findings {
         (against * 2 > all && self.has_voters()) || self.count(Word::Heard) * 2 >= all
     }
 
-    fn fresher_siblings(&self) -> u32 {
+    /// The shard's replicas that are fresher than the own one, the freshest last.
+    fn fresher_siblings(&self) -> Vec<&NodeId> {
         let rank = |view: &NodeView| (view.offset, view.id.clone());
         let own = rank(&self.own);
-        let siblings = self.siblings.iter().filter(|sibling| {
-            sibling.primary.as_ref() == Some(&self.accused)
-                && !sibling.loading
-                && rank(sibling) > own
-        });
-        u32::try_from(siblings.count()).unwrap_or(u32::MAX)
+        let mut fresher: Vec<_> = self
+            .siblings
+            .iter()
+            .filter(|sibling| {
+                sibling.primary.as_ref() == Some(&self.accused)
+                    && !sibling.loading
+                    && rank(sibling) > own
+            })
+            .collect();
+        fresher.sort_by_key(|sibling| rank(sibling));
+        fresher.into_iter().map(|sibling| &sibling.id).collect()
     }
 }
 
@@ -135,11 +141,13 @@ pub(super) fn decide(findings: &Findings, waited: Duration) -> Verdict {
     if !findings.has_voters() {
         return Verdict::Leave(Why::NoVotes);
     }
-    let turn = TURN * findings.fresher_siblings();
+    let fresher = findings.fresher_siblings();
+    let turn = TURN.saturating_mul(u32::try_from(fresher.len()).unwrap_or(u32::MAX));
     if waited < turn {
         return Verdict::Wait(turn - waited);
     }
-    Verdict::Force
+    // Its agent did not act: on its behalf, since what it has would be lost.
+    Verdict::Force(fresher.last().copied().unwrap_or(&own.id).clone())
 }
 
 #[cfg(test)]
@@ -198,9 +206,9 @@ mod tests {
     fn it_takes_most_of_those_who_answer_and_most_of_the_voters() {
         use Word::{Heard, Unheard, Unsure};
         let cases: [(&[(u8, Word)], Verdict); 8] = [
-            (&ALL_DEAF, Verdict::Force),
-            (&[(2, Unheard), (3, Unheard)], Verdict::Force),
-            (&[(2, Unheard), (3, Heard)], Verdict::Force),
+            (&ALL_DEAF, Verdict::Force(id(11))),
+            (&[(2, Unheard), (3, Unheard)], Verdict::Force(id(11))),
+            (&[(2, Unheard), (3, Heard)], Verdict::Force(id(11))),
             (
                 &[(2, Heard), (3, Unheard), (12, Heard)],
                 Verdict::Leave(Why::Contradicted),
@@ -255,12 +263,12 @@ mod tests {
         let mut behind = findings(&ALL_DEAF);
         behind.siblings = vec![replica(12, 3, 60)];
         assert_eq!(decided(&behind), Verdict::Wait(TURN));
-        assert_eq!(decide(&behind, TURN), Verdict::Force);
+        assert_eq!(decide(&behind, TURN), Verdict::Force(id(12)));
         // As fresh: the higher id.
         behind.siblings = vec![replica(12, 3, 50)];
         assert_eq!(decided(&behind), Verdict::Wait(TURN));
         behind.siblings[0].loading = true;
-        assert_eq!(decided(&behind), Verdict::Force);
+        assert_eq!(decided(&behind), Verdict::Force(id(11)));
     }
 
     #[test]

@@ -6,6 +6,8 @@ use cachecluster_contract::Persistence;
 use cachecluster_redis_admin::fixture::until;
 use cachecluster_topology::Role;
 
+use nix::sys::signal::{Signal, kill};
+
 use crate::agent::Agent;
 use crate::cluster::{cluster_with, until_agreed, until_writable};
 
@@ -151,6 +153,16 @@ async fn a_silent_primary_whose_agent_answers_keeps_its_place() {
 
 #[tokio::test]
 async fn the_fresher_of_two_replicas_is_promoted() {
+    two_replicas(true).await;
+}
+
+#[tokio::test]
+async fn the_fresher_of_two_replicas_is_promoted_by_the_others_agent_if_its_own_does_not_act() {
+    two_replicas(false).await;
+}
+
+/// Kills a primary with its agent when one of its replicas is behind, and expects the other in its place.
+async fn two_replicas(has_its_agent: bool) {
     let mut agents = cluster_with(Persistence::Ephemeral, 3, 2, FAR, &[]).await;
     let (primary, fresh, stale) = (&agents[0], &agents[3], &agents[4]);
     primary.text(&["SET", KEY, "early"]).await;
@@ -175,12 +187,21 @@ async fn the_fresher_of_two_replicas_is_promoted() {
     until_agreed(&agents).await;
 
     let server = agents[0].server_pid().await;
+    if !has_its_agent {
+        kill(agents[3].pid(), Signal::SIGSTOP).unwrap();
+    }
     agents[0].end(server);
     let (fresh, stale) = (&agents[3], &agents[4]);
     let took = until_writable(fresh, OTHER).await;
-    println!("two replicas: writable after {took:?}");
+    println!("two replicas, {has_its_agent}: writable after {took:?}");
+    kill(fresh.pid(), Signal::SIGCONT).unwrap();
     assert!(took < AT_MOST, "{took:?}\n{}\n{}", fresh.log(), stale.log());
     assert_eq!(fresh.text(&["GET", KEY]).await, "late");
     assert!(stale.is(Role::Replica).await);
-    assert_eq!(promotions(stale, "promoted").await, 0);
+    let promoter = if has_its_agent { fresh } else { stale };
+    until("the promotion is counted", async || {
+        promotions(promoter, "promoted").await == 1
+    })
+    .await;
+    assert!(has_its_agent || stale.log().contains("goes first"));
 }
