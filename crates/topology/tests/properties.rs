@@ -200,6 +200,19 @@ impl Trial {
                     views().filter(|v| v.primary.as_ref() == Some(primary) && !v.loading);
                 let best = siblings.map(|v| v.offset).max();
                 assert_eq!(best, Some(this.offset), "promoted over a fresher replica");
+                // With one or two shards nobody can tell a majority from a single node that is cut off with us: there
+                // the silence of the primary to everybody we hear has to do.
+                if world.shards >= 3 && matches!(action, Action::Takeover { .. }) {
+                    let hidden = world.members.iter().filter(|m| {
+                        let silent = m.vouched && m.view().is_none();
+                        silent && self.sim.is_connected_owner(m.shard, m.ordinal)
+                    });
+                    let (hidden, shards) = (hidden.count(), world.shards as usize);
+                    assert!(
+                        hidden * 2 <= shards,
+                        "promoted by decree while {hidden} of {shards} primaries go on elsewhere"
+                    );
+                }
             }
             Action::Forget { gone, .. } => {
                 for id in gone {

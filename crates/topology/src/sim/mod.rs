@@ -128,6 +128,16 @@ impl Sim {
         running.find(|s| s.view.id == *id).map(|s| &s.view)
     }
 
+    /// Whether a server runs there that owns slots by its own account, and that the other nodes can reach.
+    #[must_use]
+    pub fn is_connected_owner(&self, shard: u32, ordinal: u32) -> bool {
+        let mut places = self.places.iter();
+        let place = places.find(|p| (p.shard, p.ordinal) == (shard, ordinal));
+        place.is_some_and(|place| {
+            place.connected && place.running().is_some_and(|s| !s.view.slots.is_empty())
+        })
+    }
+
     /// Writes `keys` new keys to the primary of the shard, if it has one that serves. Replicas get them with the next
     /// round of gossip. Returns whether it was acknowledged.
     pub fn write(&mut self, shard: u32, keys: u64) -> bool {
