@@ -76,7 +76,11 @@ fn steps(run: &mut Run) -> Result<()> {
         cargo("clippy", &words).map(|()| 1)
     })?;
     run.step("cargo test", || {
-        cargo("tests", &["test", "--workspace", "--locked"])?;
+        // All failures at once: one run takes minutes.
+        cargo(
+            "tests",
+            &["test", "--workspace", "--locked", "--no-fail-fast"],
+        )?;
         passed_tests("tests")
     })?;
     run.step("generated files", || generate::generate(true).map(|()| 1))?;

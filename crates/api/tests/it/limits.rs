@@ -122,24 +122,32 @@ async fn who_announces_much_and_sends_little_takes_no_room_from_others() {
         metrics.contains("requests_in_flight 10")
     })
     .await;
-    // Small ones need no room, and large ones get what the slow ones have.
-    assert_eq!(api.set("k", "v").await.0, 200);
+    // Small ones need no room. By the time that some were served, the slow ones have been read and have theirs.
+    for _ in 0..20 {
+        assert_eq!(api.set("k", "v").await.0, 200);
+    }
+    // Large ones get what the slow ones have.
     let value = "x".repeat(1_000_000);
     assert_eq!(api.set("k", &value).await.0, 200);
-    // Who had to make way may still send everything first, and reads why it was for nothing.
+    // Who had to make way, at least one, may still send everything first, and reads why it was for nothing. Who was not
+    // in the way goes on.
+    let mut made_way = 0;
     for mut stream in slow {
         let rest = vec![b' '; (1 << 20) - (9 << 10)];
         stream.write_all(&rest).await.unwrap();
         let mut answer = [0; 1024];
         let length = within("an answer", stream.read(&mut answer)).await.unwrap();
         let answer = String::from_utf8_lossy(&answer[..length]);
-        assert!(
-            answer.starts_with("HTTP/1.1 503")
-                && answer.contains("retry-after: 1")
-                && answer.contains("no room for the request body"),
-            "{answer}"
-        );
+        if answer.starts_with("HTTP/1.1 503") {
+            let told = answer.contains("retry-after: 1")
+                && answer.contains("no room for the request body");
+            assert!(told, "{answer}");
+            made_way += 1;
+        } else {
+            assert!(answer.contains("the body is empty"), "{answer}");
+        }
     }
+    assert!(made_way > 0);
     drop(silent);
 }
 
