@@ -20,6 +20,14 @@ test *args:
 e2e *filter:
     cargo xtask e2e {{filter}}
 
+# Random faults by a seed: what is lost, how long nothing goes, what fails
+chaos *args:
+    cargo xtask chaos {{args}}
+
+# Faults one by one, several times each, as a table
+measure *args:
+    cargo xtask measure {{args}}
+
 # The images of this checkout
 images:
     cargo xtask images

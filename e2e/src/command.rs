@@ -1,5 +1,6 @@
 //! `kubectl` and `helm`, for what users do with them.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -36,14 +37,20 @@ impl Target {
         input: Option<&str>,
         limit: Duration,
     ) -> Result<String> {
-        let mut command = Command::new("kubectl");
+        run(Command::new("kubectl").args(self.words(args)), input, limit).await
+    }
+
+    /// The arguments with which `kubectl` does this on the cluster.
+    pub(crate) fn words(&self, args: &[&str]) -> Vec<OsString> {
+        let mut words: Vec<OsString> = Vec::new();
         if let Some(path) = &self.kubeconfig {
-            command.arg("--kubeconfig").arg(path);
+            words.extend(["--kubeconfig".into(), path.into()]);
         }
         if let Some(context) = &self.context {
-            command.args(["--context", context]);
+            words.extend(["--context".into(), context.into()]);
         }
-        run(command.args(args), input, limit).await
+        words.extend(args.iter().map(OsString::from));
+        words
     }
 
     /// `helm` with these arguments: what it printed.

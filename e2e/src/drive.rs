@@ -9,6 +9,7 @@ use futures::{StreamExt, stream};
 use kube::api::{Api, ListParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -120,7 +121,7 @@ pub(crate) fn list() {
 pub(crate) async fn run(args: Args) -> Result<bool> {
     let (chosen, elsewhere): (Vec<Scenario>, Vec<Scenario>) = scenarios::all()
         .into_iter()
-        .filter(|scenario| is_chosen(scenario.name, &args.filter))
+        .filter(|scenario| is_chosen(scenario, &args.filter))
         .partition(|scenario| scenario.place == Place::Anywhere || args.testbed.is_some());
     if chosen.is_empty() && elsewhere.is_empty() {
         bail!("no scenario's name contains any of {:?}", args.filter);
@@ -128,12 +129,13 @@ pub(crate) async fn run(args: Args) -> Result<bool> {
     if chosen.is_empty() {
         bail!("what was chosen runs only on the testbed");
     }
-    let client = connect(&args).await?;
+    let target = Target {
+        kubeconfig: args.kubeconfig,
+        context: args.context,
+    };
+    let client = connect(&target).await?;
     let settings = Settings {
-        target: Target {
-            kubeconfig: args.kubeconfig,
-            context: args.context,
-        },
+        target,
         prober_image: args.prober_image,
         engine_images: args.engine_images,
         operator_namespace: args.operator_namespace,
@@ -144,13 +146,7 @@ pub(crate) async fn run(args: Args) -> Result<bool> {
         testbed: args.testbed,
     };
     await_operator(&client, &settings.operator_namespace).await?;
-    let (interrupt, interrupted) = watch::channel(false);
-    tokio::spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
-            eprintln!("interrupted: cleaning up");
-            let _ = interrupt.send(true);
-        }
-    });
+    let interrupted = interruptions()?;
     let run = Run {
         kinds: Arc::new(Kinds::discover(&client).await?),
         client,
@@ -173,8 +169,8 @@ pub(crate) async fn run(args: Args) -> Result<bool> {
             .buffer_unordered(at_a_time);
         while let Some(mut outcome) = running.next().await {
             announce(&outcome);
-            // What measures must have the cluster for itself.
-            if turn == Turn::First {
+            // What measures must have the cluster for itself, and what disturbs it disturbs cleaning up as well.
+            if turn != Turn::Together {
                 outcome.clean().await;
             }
             outcomes.push(outcome);
@@ -184,22 +180,31 @@ pub(crate) async fn run(args: Args) -> Result<bool> {
     Ok(summarize(&outcomes, &elsewhere, start.elapsed()))
 }
 
-fn is_chosen(name: &str, filter: &[String]) -> bool {
-    filter.is_empty() || filter.iter().any(|part| name.contains(part.as_str()))
+fn is_chosen(scenario: &Scenario, filter: &[String]) -> bool {
+    let named = || {
+        filter
+            .iter()
+            .any(|part| scenario.name.contains(part.as_str()))
+    };
+    filter.is_empty() && !scenario.on_request || named()
 }
 
-async fn connect(args: &Args) -> Result<Client> {
+/// A client of the API server, which answers.
+///
+/// # Errors
+/// When there is no such configuration, or no answer.
+pub(crate) async fn connect(target: &Target) -> Result<Client> {
     let options = KubeConfigOptions {
-        context: args.context.clone(),
+        context: target.context.clone(),
         ..KubeConfigOptions::default()
     };
-    let config = match &args.kubeconfig {
+    let config = match &target.kubeconfig {
         Some(path) => {
             let file = Kubeconfig::read_from(path)
                 .with_context(|| format!("reading {}", path.display()))?;
             Config::from_custom_kubeconfig(file, &options).await?
         }
-        None if args.context.is_some() => Config::from_kubeconfig(&options).await?,
+        None if target.context.is_some() => Config::from_kubeconfig(&options).await?,
         None => Config::infer().await?,
     };
     let address = config.cluster_url.clone();
@@ -212,8 +217,11 @@ async fn connect(args: &Args) -> Result<Client> {
     Ok(client)
 }
 
-/// The scenarios use the operator as it was installed; they do not install one.
-async fn await_operator(client: &Client, namespace: &str) -> Result<()> {
+/// Waits for the operator as it was installed; nothing here installs one.
+///
+/// # Errors
+/// When none is ready within a minute.
+pub(crate) async fn await_operator(client: &Client, namespace: &str) -> Result<()> {
     let api = Api::namespaced(client.clone(), namespace);
     let until = Instant::now() + Duration::from_secs(60);
     loop {
@@ -259,7 +267,7 @@ async fn one(run: &Run, scenario: Scenario) -> Outcome {
     };
     let taken = start.elapsed();
     if result.is_err() && !*run.interrupted.borrow() {
-        eprint!("{}", diagnosis::of(&ctx, taken).await);
+        diagnosis::keep(&ctx, taken).await;
     }
     let cleaning = if result.is_err() && run.keep_failed {
         eprintln!("the namespace {} stays", ctx.namespace);
@@ -275,8 +283,27 @@ async fn one(run: &Run, scenario: Scenario) -> Outcome {
     }
 }
 
+/// True from the moment on at which somebody wants this to end, by SIGINT or SIGTERM.
+///
+/// # Errors
+/// When signals cannot be heard.
+pub(crate) fn interruptions() -> Result<watch::Receiver<bool>> {
+    let (interrupt, interrupted) = watch::channel(false);
+    let mut stopped = signal(SignalKind::interrupt())?;
+    let mut ended = signal(SignalKind::terminate())?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = stopped.recv() => {}
+            _ = ended.recv() => {}
+        }
+        eprintln!("interrupted: undoing and cleaning up");
+        let _ = interrupt.send(true);
+    });
+    Ok(interrupted)
+}
+
 /// Ends when somebody interrupts, and never otherwise.
-async fn interruption(interrupted: &mut watch::Receiver<bool>) {
+pub(crate) async fn interruption(interrupted: &mut watch::Receiver<bool>) {
     if interrupted.wait_for(|yes| *yes).await.is_err() {
         std::future::pending::<()>().await;
     }
@@ -291,7 +318,7 @@ async fn attempt(ctx: &Ctx, scenario: &Scenario) -> Result<Vec<Figure>> {
 }
 
 /// Tells runs apart that follow each other closely.
-fn mark() -> String {
+pub(crate) fn mark() -> String {
     let millis = jiff::Timestamp::now().as_millisecond();
     format!("{:05x}", millis.rem_euclid(1 << 20))
 }
@@ -361,11 +388,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_filter_is_part_of_a_name_and_none_lets_all_through() {
-        let filter = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
-        assert!(is_chosen("storage-retain", &filter(&[])));
-        assert!(is_chosen("storage-retain", &filter(&["idle", "storage"])));
-        assert!(!is_chosen("storage-retain", &filter(&["idle"])));
+    fn a_filter_is_part_of_a_name_and_none_lets_all_through_but_the_longest() {
+        let all = scenarios::all();
+        let is_chosen = |name: &str, words: &[&str]| {
+            let scenario = all.iter().find(|scenario| scenario.name == name).unwrap();
+            let filter: Vec<_> = words.iter().map(|word| (*word).to_owned()).collect();
+            super::is_chosen(scenario, &filter)
+        };
+        assert!(is_chosen("storage-retain", &[]));
+        assert!(is_chosen("storage-retain", &["idle", "storage"]));
+        assert!(!is_chosen("storage-retain", &["idle"]));
+        assert!(!is_chosen("every-node-off", &[]));
+        assert!(is_chosen("every-node-off", &["node-off"]));
     }
 
     #[test]
@@ -381,5 +415,14 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), all);
+    }
+
+    #[tokio::test]
+    async fn whoever_is_told_to_end_hears_it_and_is_not_ended() {
+        let mut interrupted = interruptions().unwrap();
+        assert!(!*interrupted.borrow());
+        nix::sys::signal::kill(nix::unistd::getpid(), nix::sys::signal::Signal::SIGTERM).unwrap();
+        let heard = tokio::time::timeout(Duration::from_secs(10), interruption(&mut interrupted));
+        heard.await.unwrap();
     }
 }

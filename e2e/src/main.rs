@@ -3,17 +3,20 @@
 //! Every promise of CacheCluster that a user can see has a scenario here. They need nothing but a kubeconfig: clients
 //! run as pods, so nothing depends on routes from the host into the cluster.
 
+mod chaos;
 mod cluster;
 mod command;
 mod diagnosis;
 mod drive;
 mod figure;
+mod measure;
 mod metrics;
 mod namespace;
 mod objects;
 mod probe;
 mod prober;
 mod scenarios;
+mod trial;
 
 use std::process::ExitCode;
 
@@ -33,8 +36,12 @@ enum Command {
     Prober(prober::Args),
     /// Run the scenarios on a cluster with the operator installed
     Run(Box<drive::Args>),
+    /// Measure faults, each several times, and print a table
+    Measure(measure::Args),
     /// List the scenarios and what each promises
     List,
+    /// Random faults by a seed, on clusters under load, with the operator installed
+    Chaos(Box<chaos::Args>),
 }
 
 #[tokio::main]
@@ -43,7 +50,9 @@ async fn main() -> ExitCode {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let outcome = match Args::parse().command {
         Command::Prober(args) => prober::run(args).await,
+        Command::Chaos(args) => chaos::run(*args).await,
         Command::Run(args) => drive::run(*args).await,
+        Command::Measure(args) => measure::run(args).await,
         Command::List => {
             drive::list();
             Ok(true)

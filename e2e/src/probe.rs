@@ -17,6 +17,18 @@ use crate::prober::report::{ContractReport, KeysReport, RedisReport, STARTED};
 /// How long a pod may take from its creation to its first line.
 const START: Duration = Duration::from_secs(60);
 
+/// On which nodes a prober may run.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) enum Place<'a> {
+    /// On any.
+    #[default]
+    Anywhere,
+    /// On any but those named.
+    AwayFrom(&'a [String]),
+    /// On the one named.
+    On(&'a str),
+}
+
 /// A prober that runs as a pod.
 pub(crate) struct Probe<'a> {
     ctx: &'a Ctx,
@@ -29,28 +41,46 @@ impl Ctx {
     /// # Errors
     /// When the pod is refused.
     pub(crate) async fn probe(&self, args: &[&str]) -> Result<Probe<'_>> {
-        self.probe_as(args, None, None).await
+        self.probe_as(args, None, Place::Anywhere).await
     }
 
-    /// Starts a prober on any node but the one named.
+    /// Starts a checker of acknowledged writes that is a Redis Cluster client of this cluster; `more` are further
+    /// arguments of `prober redis-writer`.
     ///
     /// # Errors
     /// When the pod is refused.
-    pub(crate) async fn probe_away_from(
+    pub(crate) async fn redis_writer(
         &self,
-        args: &[&str],
-        node: Option<&str>,
+        cluster: &str,
+        more: &[&str],
+        place: Place<'_>,
     ) -> Result<Probe<'_>> {
-        self.probe_as(args, None, node).await
+        let url = self.redis_url(names::redis(cluster));
+        let mut args = vec![
+            "redis-writer",
+            "--url",
+            &url,
+            "--password-file",
+            paths::PASSWORD_FILE,
+        ];
+        args.extend(more);
+        self.probe_as(&args, Some(cluster), place).await
+    }
+
+    fn redis_url(&self, service: String) -> String {
+        format!("redis://{service}.{}.svc:6379", self.namespace)
     }
 
     /// Starts a prober; with a cluster's name, one that is a Redis client of it: it has the password as a file and the
     /// labels that the cluster's network policy lets in.
-    async fn probe_as(
+    ///
+    /// # Errors
+    /// When the pod is refused.
+    pub(crate) async fn probe_as(
         &self,
         args: &[&str],
         cluster: Option<&str>,
-        avoid: Option<&str>,
+        place: Place<'_>,
     ) -> Result<Probe<'_>> {
         let number = self.probes.fetch_add(1, Ordering::Relaxed);
         let what = args.first().copied().unwrap_or("prober");
@@ -98,11 +128,20 @@ impl Ctx {
             pod["spec"]["containers"][0]["volumeMounts"] =
                 json!([{"name": "auth", "mountPath": paths::AUTH_DIR, "readOnly": true}]);
         }
-        if let Some(node) = avoid {
-            let elsewhere = json!({"key": "metadata.name", "operator": "NotIn", "values": [node]});
+        let (operator, nodes): (_, Vec<&str>) = match place {
+            Place::Anywhere => ("NotIn", Vec::new()),
+            Place::AwayFrom(nodes) => ("NotIn", nodes.iter().map(String::as_str).collect()),
+            Place::On(node) => ("In", vec![node]),
+        };
+        if !nodes.is_empty() {
+            // A field's requirement takes one value.
+            let fields: Vec<_> = nodes
+                .iter()
+                .map(|node| json!({"key": "metadata.name", "operator": operator, "values": [node]}))
+                .collect();
             pod["spec"]["affinity"]["nodeAffinity"] = json!({
                 "requiredDuringSchedulingIgnoredDuringExecution": {
-                    "nodeSelectorTerms": [{"matchFields": [elsewhere]}],
+                    "nodeSelectorTerms": [{"matchFields": fields}],
                 },
             });
         }
@@ -176,8 +215,8 @@ impl Ctx {
     /// # Errors
     /// When something is not as promised.
     pub(crate) async fn redis_check(&self, cluster: &str, primary: bool) -> Result<RedisReport> {
-        let at = |service: String| format!("redis://{service}.{}.svc:6379", self.namespace);
-        let (redis, primary_url) = (at(names::redis(cluster)), at(names::primary(cluster)));
+        let redis = self.redis_url(names::redis(cluster));
+        let primary_url = self.redis_url(names::primary(cluster));
         let mut args = vec![
             "redis-check",
             "--url",
@@ -188,7 +227,7 @@ impl Ctx {
         if primary {
             args.extend(["--primary-url", &primary_url]);
         }
-        let probe = self.probe_as(&args, Some(cluster), None).await?;
+        let probe = self.probe_as(&args, Some(cluster), Place::Anywhere).await?;
         let report: RedisReport = probe.report(Duration::from_secs(60)).await?;
         if !report.failures.is_empty() {
             bail!("Redis clients of {cluster}: {}", report.failures.join("\n"));

@@ -6,10 +6,15 @@
 pub(crate) mod client;
 mod contract;
 mod keys;
+mod ledger;
 mod load;
+mod names;
 mod pace;
 mod redis_check;
+mod redis_writer;
 pub(crate) mod report;
+mod router;
+mod slots;
 mod writer;
 
 use anyhow::{Context, Result};
@@ -37,6 +42,8 @@ enum Probe {
     Keys(keys::Args),
     /// Plain Redis clients at the cluster's Services
     RedisCheck(redis_check::Args),
+    /// As `writer`, through Redis Cluster itself, with the gaps of each shard and stale reads
+    RedisWriter(redis_writer::Args),
 }
 
 /// Runs one probe, prints its report, and says whether all was as promised.
@@ -68,6 +75,10 @@ pub(crate) async fn run(args: Args) -> Result<bool> {
         Probe::RedisCheck(args) => {
             let report = redis_check::run(&args).await?;
             print(&report, report.failures.is_empty())
+        }
+        Probe::RedisWriter(args) => {
+            let report = redis_writer::run(&args).await?;
+            print(&report, report.lost == 0 && report.unread == 0)
         }
     }
 }

@@ -2,9 +2,14 @@
 
 mod chart;
 mod deletion;
+mod durable;
+mod faults;
+mod fencing;
 mod idle;
 mod kustomize;
 mod operator;
+mod outage;
+mod partition;
 mod power;
 mod quickstart;
 mod refusal;
@@ -54,6 +59,8 @@ pub(crate) struct Scenario {
     pub(crate) turn: Turn,
     /// Where it may run.
     pub(crate) place: Place,
+    /// It takes so long that it runs only when somebody names it.
+    pub(crate) on_request: bool,
     /// Proves it: the figures it measured, or how the promise was broken.
     pub(crate) run: Proof,
 }
@@ -68,6 +75,7 @@ impl Scenario {
             promise,
             turn,
             place: Place::Anywhere,
+            on_request: false,
             run,
         }
     }
@@ -75,6 +83,12 @@ impl Scenario {
     /// The same, for one place only.
     fn only(mut self, place: Place) -> Self {
         self.place = place;
+        self
+    }
+
+    /// The same, for those who name it.
+    fn on_request(mut self) -> Self {
+        self.on_request = true;
         self
     }
 }
@@ -85,10 +99,14 @@ pub(crate) fn all() -> Vec<Scenario> {
         quickstart::scenarios(),
         idle::scenarios(),
         survival::scenarios(),
+        faults::scenarios(),
+        outage::scenarios(),
         rolling::scenarios(),
         storage::scenarios(),
         replicas::scenarios(),
         shapes::scenarios(),
+        durable::scenarios(),
+        fencing::scenarios(),
         repair::scenarios(),
         tenancy::scenarios(),
         deletion::scenarios(),
@@ -97,6 +115,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         operator::scenarios(),
         chart::scenarios(),
         kustomize::scenarios(),
+        partition::scenarios(),
         // The last, so that pods of a node that was away disturb nobody.
         power::scenarios(),
     ]

@@ -11,14 +11,7 @@ control_plane_up() {
   spawn control-plane etcd $LAN etcd --data-dir "$ROOT/etcd" --unsafe-no-fsync \
     --listen-client-urls http://127.0.0.1:2379 --advertise-client-urls http://127.0.0.1:2379 \
     --listen-peer-urls http://127.0.0.1:2380
-  spawn control-plane apiserver $LAN "$(binary kube-apiserver)" --etcd-servers http://127.0.0.1:2379 \
-    --secure-port 6443 --advertise-address $CP --service-cluster-ip-range 10.96.0.0/16 \
-    --tls-cert-file "$ROOT/pki/api.crt" --tls-private-key-file "$ROOT/pki/api.key" --cert-dir "$ROOT/pki" \
-    --service-account-key-file "$ROOT/pki/sa.pub" --service-account-signing-key-file "$ROOT/pki/sa.key" \
-    --service-account-issuer https://kubernetes.default.svc.cluster.local \
-    --token-auth-file "$ROOT/pki/tokens.csv" --authorization-mode Node,RBAC \
-    --allow-privileged --kubelet-preferred-address-types InternalIP
-  await "the API server" kc get --raw /readyz
+  apiserver_start
 
   local config=$ROOT/kcm.kubeconfig
   # A lost node is seen after 16 s (nodes report every 4 s) instead of Kubernetes' 50 s: scenarios wait less.
@@ -34,6 +27,29 @@ control_plane_up() {
   dns_up
   kc apply -f "$here/lib/storage-class.yaml" >/dev/null
 }
+
+apiserver_start() {
+  spawn control-plane apiserver $LAN "$(binary kube-apiserver)" --etcd-servers http://127.0.0.1:2379 \
+    --secure-port 6443 --advertise-address $CP --service-cluster-ip-range 10.96.0.0/16 \
+    --tls-cert-file "$ROOT/pki/api.crt" --tls-private-key-file "$ROOT/pki/api.key" --cert-dir "$ROOT/pki" \
+    --service-account-key-file "$ROOT/pki/sa.pub" --service-account-signing-key-file "$ROOT/pki/sa.key" \
+    --service-account-issuer https://kubernetes.default.svc.cluster.local \
+    --token-auth-file "$ROOT/pki/tokens.csv" --authorization-mode Node,RBAC \
+    --allow-privileged --kubelet-preferred-address-types InternalIP
+  await "the API server" kc get --raw /readyz
+}
+
+# SIGKILL: as when its machine is gone. Everything else of the control plane goes on and finds it gone.
+apiserver_stop() {
+  local pid
+  for pid in $(cat "$tracking/control-plane/cgroup.procs"); do
+    # Names of processes have 15 letters at most.
+    [ "$(cat "/proc/$pid/comm" 2>/dev/null)" != kube-apiserver ] || kill -KILL "$pid"
+  done
+  await "the API server's end" apiserver_is_gone
+}
+
+apiserver_is_gone() { ! kc get --raw /livez; }
 
 dns_up() {
   echo "nameserver 10.96.0.10" >"$ROOT/resolv.conf"

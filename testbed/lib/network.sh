@@ -22,12 +22,17 @@ make_network() { # nodes
   in_ns $LAN ip addr add $CP/24 dev br0
   in_ns $LAN ip link set br0 up
   in_ns $LAN sysctl -qw net.ipv4.ip_forward=1
+  bridge_only
   for n in $(seq "$1"); do
     wire_node "$n"
     in_ns $LAN ip route add "$(pods_of "$n")" via "$(node_ip "$n")"
   done
   for n in $(seq "$1"); do routes "$n"; done
 }
+
+# With br_netfilter loaded, IP rules would also see what the bridge carries from node to node, and a node that is cut off
+# from the control plane would be cut off from the other nodes, too.
+bridge_only() { in_ns $LAN sysctl -qw net.bridge.bridge-nf-call-iptables=0 2>/dev/null || true; }
 
 wire_node() { # node
   local n=$1 ns
@@ -55,9 +60,11 @@ namespace_of() { if [ "$1" = cp ]; then echo $LAN; else node_ns "$1"; fi; }
 
 partition() { # A B: both drop what comes from the other and what would go there, before connection tracking
   local here there
+  # Whoever loads the module meanwhile switches it on again.
+  bridge_only
   for here in "$1" "$2"; do
     if [ "$here" = "$1" ]; then there=$2; else there=$1; fi
-    # The control plane's namespace also carries the nodes' traffic to each other as a bridge, which these IP hooks do not see.
+    # The control plane's namespace also carries the nodes' traffic to each other as a bridge, which these IP hooks do not see (bridge_only).
     in_ns "$(namespace_of "$here")" nft -f - <<N
 table ip cc_partition {
   set cut { type ipv4_addr; flags interval; auto-merge; }

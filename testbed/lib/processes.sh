@@ -19,11 +19,16 @@ tracked_cgroups() { # group ("" for all)
 }
 
 spawn() { # group name namespace command...: in the background, with its output in the cluster's log directory
-  local group=$1 name=$2 ns=$3
+  local group=$1 name=$2 ns=$3 open
   shift 3
   mkdir -p "$tracking/$group"
   (
     echo "$BASHPID" >"$tracking/$group/cgroup.procs"
+    # What the caller has open, such as a lock, it would hold for as long as it runs.
+    for open in /proc/self/fd/*; do
+      open=${open##*/}
+      [ "$open" -le 2 ] || eval "exec $open>&-"
+    done
     exec setsid nsenter --net="/run/netns/$ns" "$@"
   ) >>"$ROOT/log/$name.log" 2>&1 </dev/null &
 }

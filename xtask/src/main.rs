@@ -1,5 +1,6 @@
 //! The project's tasks. `cargo xtask help` lists them; the justfile has thin names for them.
 
+mod chaos;
 mod cluster;
 mod command;
 mod compose;
@@ -9,6 +10,7 @@ mod generate;
 mod http;
 mod images;
 mod install;
+mod measure;
 mod packages;
 mod place;
 mod progress;
@@ -39,7 +41,7 @@ enum Task {
     Kubeconfig,
     /// Print what a shell needs for kubectl and helm on the test cluster: eval "$(cargo xtask env)"
     Env,
-    /// Power a node of the testbed off or on, or cut it off from another
+    /// Power a node of the testbed off or on, cut it off from another, or stop the API server
     Node {
         #[command(subcommand)]
         action: testbed::NodeAction,
@@ -60,6 +62,10 @@ enum Task {
     },
     /// The scenarios, or those whose name contains a word, on the cluster that `up` made
     E2e(suite::E2eArgs),
+    /// Random faults by a seed, on clusters under load: what is lost, how long nothing goes, what fails
+    Chaos(chaos::Args),
+    /// Measure faults under load, several times each: the table of docs/reliability.md
+    Measure(measure::Args),
     /// The API with Redis by docker-compose, and the HTTP contract against it
     Compose,
     /// Everything that CI runs
@@ -77,6 +83,8 @@ fn main() -> ExitCode {
         Task::Images => images::task().map(done),
         Task::Generate { check } => generate::generate(check).map(done),
         Task::E2e(args) => suite::e2e(&args).map(done),
+        Task::Chaos(args) => chaos::task(&args).map(done),
+        Task::Measure(args) => measure::task(&args).map(done),
         Task::Compose => compose::task().map(done),
         Task::Test(args) => Ok(suite::test(&args)),
     });

@@ -22,6 +22,8 @@ const NEEDED: &[(Need, &str, &str)] = &[
     (Need::Testbed, "openssl", "openssl"),
     (Need::Tests, "redis-server", "redis-server"),
     (Need::Tests, "redis-cli", "redis-tools"),
+    (Need::Tests, "iptables", "iptables"),
+    (Need::Tests, "ip", "iproute2"),
     (Need::Compose, "docker-compose", "docker-compose"),
 ];
 
@@ -39,7 +41,7 @@ pub(crate) enum Need {
     Engine,
     /// Start the test cluster.
     Testbed,
-    /// Run tests with real Redis servers.
+    /// Run tests with real Redis servers, some in networks of their own.
     Tests,
     /// Run docker-compose.
     Compose,

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use crate::cluster::Cluster;
 use crate::packages::{self, Need};
 use crate::progress::Step;
-use crate::{cluster, command, compose, contract, engine, generate, images, install, place};
+use crate::{chaos, cluster, command, compose, contract, engine, generate, images, install, place};
 use crate::{quickstart, testbed, up};
 
 /// `test`
@@ -112,6 +112,7 @@ fn steps(run: &mut Run) -> Result<()> {
         contract::check(quickstart::reach(&cluster)?.address)
     })?;
     run.step("scenarios", || scenarios(&cluster, &[]))?;
+    run.step("chaos", || chaos::check(&cluster))?;
     run.step("docker-compose", compose::check)
 }
 
@@ -178,22 +179,38 @@ pub(crate) fn e2e(args: &E2eArgs) -> Result<()> {
 
 fn scenarios(cluster: &Cluster, filter: &[String]) -> Result<usize> {
     command::run("scenarios", &mut scenario_command(cluster, filter)?)?;
-    let log = std::fs::read_to_string(place::log("scenarios")?)?;
+    passed_of_table("scenarios", "scenario ")
+}
+
+/// Prints the table in a step's log, from the line on that begins so, and tells the sum below it.
+///
+/// # Errors
+/// When there is none.
+pub(crate) fn passed_of_table(step: &str, head: &str) -> Result<usize> {
+    let log = std::fs::read_to_string(place::log(step)?)?;
     let passed = log
         .lines()
         .rev()
         .find_map(|line| line.strip_suffix(" passed, 0 failed"))
-        .context("the scenarios printed no sum")?;
-    let table = log
-        .lines()
-        .skip_while(|line| !line.starts_with("scenario "));
+        .with_context(|| format!("{step} printed no sum"))?;
+    let table = log.lines().skip_while(|line| !line.starts_with(head));
     table.for_each(|line| eprintln!("  {line}"));
     Ok(passed.trim().parse()?)
 }
 
 fn scenario_command(cluster: &Cluster, filter: &[String]) -> Result<Command> {
+    let mut e2e = e2e_command(cluster, "run")?;
+    e2e.args(filter);
+    Ok(e2e)
+}
+
+/// The program of the scenarios, doing something on this cluster.
+///
+/// # Errors
+/// When a program that it needs cannot be found.
+pub(crate) fn e2e_command(cluster: &Cluster, what: &str) -> Result<Command> {
     let mut e2e = Command::new(images::binary("e2e")?);
-    e2e.arg("run").env("PATH", cluster::path_with_clients()?);
+    e2e.arg(what).env("PATH", cluster::path_with_clients()?);
     if let Some(kubeconfig) = cluster.kubeconfig()? {
         e2e.arg("--kubeconfig").arg(kubeconfig);
     }
@@ -202,7 +219,6 @@ fn scenario_command(cluster: &Cluster, filter: &[String]) -> Result<Command> {
         Cluster::Context(context) => drop(e2e.args(["--context", context])),
         Cluster::Kind => {}
     }
-    e2e.args(filter);
     Ok(e2e)
 }
 

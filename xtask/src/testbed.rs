@@ -33,6 +33,10 @@ pub(crate) enum NodeAction {
     },
     /// End all partitions
     Heal,
+    /// Kill the API server
+    StopApiserver,
+    /// Start it again
+    StartApiserver,
 }
 
 /// `cargo xtask node …`
@@ -42,6 +46,8 @@ pub(crate) fn node(action: &NodeAction) -> Result<()> {
         NodeAction::Start { node } => vec!["start-node".into(), node.to_string()],
         NodeAction::Partition { a, b } => vec!["partition".into(), a.clone(), b.clone()],
         NodeAction::Heal => vec!["heal".into()],
+        NodeAction::StopApiserver => vec!["apiserver".into(), "stop".into()],
+        NodeAction::StartApiserver => vec!["apiserver".into(), "start".into()],
     };
     let status = cluster().args(words).status()?;
     if !status.success() {

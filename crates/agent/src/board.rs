@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use cachecluster_contract::report::Volume;
 use cachecluster_telemetry::Readiness;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::oom::OomKills;
 use crate::sample::Sample;
 use crate::transcript::Transcript;
 
@@ -23,6 +25,10 @@ pub enum Phase {
     Running(Instant),
     /// The agent was told to stop.
     Stopping,
+    /// The fence is up, and the server is about to stop.
+    Fencing,
+    /// The server is kept stopped while the fence is up.
+    Fenced,
 }
 
 /// The board on which each part writes what it knows. Clones are one.
@@ -40,6 +46,8 @@ struct Notes {
     asleep_millis: AtomicU64,
     silence_millis: AtomicU64,
     promotions: [AtomicU64; 2],
+    room: watch::Sender<Option<Volume>>,
+    oom: OomKills,
     transcript: Transcript,
     child: AtomicI32,
 }
@@ -75,6 +83,8 @@ impl Board {
             asleep_millis: AtomicU64::new(0),
             silence_millis: AtomicU64::new(0),
             promotions: [AtomicU64::new(0), AtomicU64::new(0)],
+            room: watch::Sender::new(None),
+            oom: OomKills::default(),
             transcript: Transcript::default(),
             child: AtomicI32::new(0),
         }))
@@ -88,13 +98,24 @@ impl Board {
                 self.0.sample.send_replace(None);
             }
             Phase::Down(reason) => self.0.readiness.set(Err(reason.clone())),
-            Phase::Holding => self
+            Phase::Holding => self.hold_until("a replica has taken over"),
+            Phase::Stopping => self.0.readiness.set(Err("stopping".to_owned())),
+            Phase::Fencing => self
                 .0
                 .readiness
-                .set(Err("held back until a replica has taken over".to_owned())),
-            Phase::Stopping => self.0.readiness.set(Err("stopping".to_owned())),
+                .set(Err("fenced: the server is being stopped".to_owned())),
+            Phase::Fenced => self.0.readiness.set(Err(
+                "fenced: the server is kept stopped until the fence is lifted".to_owned(),
+            )),
         }
         self.0.phase.send_replace(phase);
+    }
+
+    /// Has `/readyz` say what the server is held back for, in words that complete "held back until".
+    pub fn hold_until(&self, words: &str) {
+        self.0
+            .readiness
+            .set(Err(format!("held back until {words}")));
     }
 
     /// The present phase, and a way to await the next.
@@ -190,6 +211,23 @@ impl Board {
     #[must_use]
     pub fn promotions(&self, won: bool) -> u64 {
         self.0.promotions[usize::from(won)].load(Ordering::Relaxed)
+    }
+
+    /// States how much room the volume has.
+    pub fn put_room(&self, room: Option<Volume>) {
+        self.0.room.send_replace(room);
+    }
+
+    /// How much room the volume has, if there is one and it says.
+    #[must_use]
+    pub fn room(&self) -> Option<Volume> {
+        *self.0.room.borrow()
+    }
+
+    /// Processes that the system killed for want of memory.
+    #[must_use]
+    pub fn oom(&self) -> &OomKills {
+        &self.0.oom
     }
 
     /// What the server printed last.

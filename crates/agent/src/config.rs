@@ -6,6 +6,7 @@ use std::fmt::Write;
 
 use cachecluster_contract::Persistence;
 use cachecluster_contract::agent::RESERVED_DIRECTIVES;
+use cachecluster_contract::durable::{self, Fsync};
 
 use crate::settings::Settings;
 
@@ -61,8 +62,14 @@ pub fn render(settings: &Settings) -> Result<String, ConfigError> {
     file.raw("cluster-require-full-coverage", "no");
     // Pods belong to their shard's StatefulSet: replicas must not wander off to other shards.
     file.raw("cluster-allow-replica-migration", "no");
-    // A replica that lost touch for long is still better than no primary; the fresher one has the earlier turn.
-    file.raw("cluster-replica-validity-factor", 0);
+    if cluster.durable.is_some() {
+        // Votes know nothing of the in-sync set: they may only take who lost touch a moment ago.
+        file.raw("cluster-replica-validity-factor", durable::VALIDITY_FACTOR);
+        file.raw("repl-ping-replica-period", durable::PING_SECONDS);
+    } else {
+        // A replica that lost touch for long is still better than no primary; the fresher one has the earlier turn.
+        file.raw("cluster-replica-validity-factor", 0);
+    }
 
     file.raw("maxmemory", cluster.maxmemory);
     file.quoted("maxmemory-policy", &cluster.eviction)?;
@@ -93,11 +100,20 @@ pub fn render(settings: &Settings) -> Result<String, ConfigError> {
         Persistence::Volume => {
             file.raw("save", "3600 1");
             file.raw("appendonly", "yes");
-            file.raw("appendfsync", "everysec");
+            let fsync = cluster.durable.map_or(Fsync::Everysec, |it| it.fsync);
+            file.raw("appendfsync", fsync.as_str());
         }
+    }
+    if let Some(durable) = cluster.durable {
+        // Until the operator knows that no replica is in step, a write that none reads is not acknowledged.
+        file.raw("min-replicas-to-write", durable.least_replicas);
+        file.raw("min-replicas-max-lag", durable::MAX_LAG_SECONDS);
     }
 
     for (name, value) in &cluster.directives {
+        if cluster.durable.is_some() && durable::DIRECTIVES.contains(&name.as_str()) {
+            return Err(ConfigError::Reserved(name.clone()));
+        }
         file.user(name, value)?;
     }
     Ok(file.0)
@@ -168,6 +184,7 @@ mod tests {
                 eviction: "allkeys-lfu".to_owned(),
                 node_timeout: 2000,
                 persistence: Persistence::Ephemeral,
+                durable: None,
                 directives: [("maxclients".to_owned(), "500".to_owned())].into(),
             },
             password: Password::new("pa ss\"w\\rd#"),
@@ -181,6 +198,7 @@ mod tests {
             hostname: Some("quickstart-shard-0-1".to_owned()),
             hold: Duration::from_secs(1),
             hang_limit: Duration::from_secs(5),
+            cgroup_dir: "/sys/fs/cgroup".into(),
         }
     }
 
@@ -212,6 +230,33 @@ mod tests {
         let text = render(&settings).unwrap();
         assert!(text.contains("\nappendonly yes\n"));
         assert!(!text.contains("save \"\""));
+    }
+
+    #[test]
+    fn a_durable_server_starts_strict_and_its_directives_are_not_the_users() {
+        let mut settings = settings();
+        settings.cluster.persistence = Persistence::Volume;
+        settings.cluster.durable = Some(durable::Durable {
+            fsync: Fsync::Always,
+            least_replicas: 1,
+        });
+        let text = render(&settings).unwrap();
+        for line in [
+            "appendonly yes",
+            "appendfsync always",
+            "min-replicas-to-write 1",
+            "min-replicas-max-lag 2",
+            "cluster-replica-validity-factor 1",
+            "repl-ping-replica-period 1",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line}\n{text}");
+        }
+        assert!(!text.contains("cluster-replica-validity-factor 0"));
+        settings.cluster.directives = [("appendfsync".to_owned(), "no".to_owned())].into();
+        assert_eq!(
+            render(&settings),
+            Err(ConfigError::Reserved("appendfsync".to_owned()))
+        );
     }
 
     #[test]

@@ -170,12 +170,34 @@ impl Collector for ServerMetrics {
             self.board.silence().as_secs_f64(),
         )?;
         page.promotions(&self.board)?;
+        page.counter(
+            "oom_kills",
+            "Processes of the container that the system has killed for want of memory",
+            self.board.oom().kills(),
+        )?;
+        if let Some(room) = self.board.room() {
+            page.gauge(
+                "volume_size_bytes",
+                "Size of the volume with the data",
+                room.size as f64,
+            )?;
+            page.gauge(
+                "volume_free_bytes",
+                "What the server may still fill of the volume with the data",
+                room.free as f64,
+            )?;
+        }
         page.gauge(
             "held_back",
             "Whether the server is held back until a replica has taken over",
             f64::from(u8::from(phase == Phase::Holding)),
         )?;
-        let running = matches!(phase, Phase::Running(_) | Phase::Stopping);
+        page.gauge(
+            "fenced",
+            "Whether the server is kept stopped because its pod is fenced",
+            f64::from(u8::from(matches!(phase, Phase::Fencing | Phase::Fenced))),
+        )?;
+        let running = matches!(phase, Phase::Running(_) | Phase::Stopping | Phase::Fencing);
         let sample = self.board.sample().filter(|_| running);
         page.gauge(
             "up",

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::board::{Board, Phase};
+use crate::demotion::{Demotion, SEND_AWAY};
 use crate::ready::ready;
 use crate::sample::{self, Sample, Unheard};
 use crate::settings::Settings;
@@ -34,6 +35,7 @@ pub async fn run(settings: Settings, board: Board, ended: CancellationToken) {
     let mut phases = board.phase();
     let mut connection = None;
     let mut silence = Silence::default();
+    let mut demotion = Demotion::default();
     loop {
         let phase = phases.borrow_and_update().clone();
         let mut pause = CALM;
@@ -44,7 +46,10 @@ pub async fn run(settings: Settings, board: Board, ended: CancellationToken) {
             silence.note(since, silent, asked.elapsed());
             let state = match outcome {
                 Ok(sample) => {
-                    let state = ready(&sample);
+                    let state = ready(&sample, board.silence());
+                    if demotion.note(since, sample.view.as_ref(), Instant::now()) {
+                        send_away(&mut connection).await;
+                    }
                     board.put_sample(sample);
                     state
                 }
@@ -126,6 +131,17 @@ async fn look(settings: &Settings, connection: &mut Option<Connection>) -> Resul
         }
     };
     sample::take(open).await
+}
+
+/// Closes the connections of clients, all but this one.
+async fn send_away(connection: &mut Option<Connection>) {
+    let Some(open) = connection else {
+        return;
+    };
+    match open.text(&SEND_AWAY).await {
+        Ok(closed) => tracing::info!(closed, "no primary any more: clients are sent away"),
+        Err(error) => tracing::warn!(%error, "clients cannot be sent away"),
+    }
 }
 
 #[cfg(test)]

@@ -11,6 +11,9 @@ use cachecluster_redis_admin::Password;
 use cachecluster_telemetry::logs;
 use clap::{Args, Parser, Subcommand};
 
+/// Where container runtimes mount the control groups.
+const CGROUP_DIR: &str = "/sys/fs/cgroup";
+
 /// The command line.
 #[derive(Parser, Debug)]
 #[command(name = "cachecluster-agent", version, about)]
@@ -76,6 +79,9 @@ pub struct RunArgs {
     /// Where the reason of an end with an error goes, for the pod's status. Only written to when it is there.
     #[arg(long, default_value = paths::TERMINATION_LOG)]
     pub termination_log: PathBuf,
+    /// Where the container's control groups are mounted, which count kills for want of memory.
+    #[arg(long, default_value = CGROUP_DIR)]
+    pub cgroup_dir: PathBuf,
     /// Levels of the log, in the syntax of RUST_LOG.
     #[arg(long, env = "RUST_LOG", default_value = "info")]
     pub log: String,
@@ -111,6 +117,8 @@ pub struct Settings {
     pub hold: Duration,
     /// For how long the server may live without an answer.
     pub hang_limit: Duration,
+    /// Where the container's control groups are mounted.
+    pub cgroup_dir: PathBuf,
 }
 
 /// Why the agent cannot start.
@@ -175,6 +183,7 @@ impl RunArgs {
             hostname: self.pod_name.filter(|name| is_hostname(name)),
             hold: Duration::from_secs(self.hold_seconds),
             hang_limit: Duration::from_millis(hang_limit),
+            cgroup_dir: self.cgroup_dir,
         })
     }
 }

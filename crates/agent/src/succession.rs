@@ -11,6 +11,7 @@
 //! With a volume the server has its data, and waits for a moment only: a replica goes before the disk when it has what
 //! the disk has.
 
+mod awaited;
 mod decision;
 #[cfg(test)]
 mod example;
@@ -23,6 +24,7 @@ use cachecluster_redis_admin::execute;
 use cachecluster_topology::Action;
 use tokio::time::Instant;
 
+use self::awaited::awaited;
 pub use self::decision::Release;
 use self::decision::{Step, Tried, Way, decide};
 pub use self::fallen::Fallen;
@@ -45,13 +47,16 @@ const PROMOTION: Duration = Duration::from_secs(1);
 /// Returns when the server of `fallen` may start again: when a successor is there, or when no replica with data could be
 /// reached for `hold`. While one can be reached that does not take over, this does not return.
 ///
-/// `votes_in_vain`: a replica has asked for votes already and did not get them, so none are asked for.
+/// `votes_in_vain`: a replica has asked for votes already and did not get them, so none are asked for. `tell` is told what is
+/// awaited, whenever that changes, in words that complete "held back until".
 pub async fn settle(
     settings: &Settings,
     fallen: &Fallen,
     hold: Duration,
     votes_in_vain: bool,
+    mut tell: impl FnMut(&str),
 ) -> Release {
+    let mut told = String::new();
     let started = Instant::now();
     let mut seen = started;
     let mut tried = Tried {
@@ -72,7 +77,14 @@ pub async fn settle(
         }
         tried.elapsed = started.elapsed();
         tried.unseen = seen.elapsed();
-        match decide(fallen, &peers, tried, hold) {
+        let step = decide(fallen, &peers, tried, hold);
+        if let Some(words) = awaited(fallen, &peers, &step)
+            && words != told
+        {
+            tell(&words);
+            told = words;
+        }
+        match step {
             Step::Start(release) => return release,
             Step::Promote(replica, way) => {
                 tracing::info!(

@@ -1,15 +1,18 @@
 //! The life of the server, from the agent's start to its end.
 
 use std::io;
+use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use cachecluster_contract::Persistence;
+use nix::sys::signal::Signal;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::board::{Board, Phase};
 use crate::config::{self, ConfigError};
+use crate::fence::Fence;
 use crate::handover::{Outcome, hand_over, quiesce};
 use crate::sample::Sample;
 use crate::server::Server;
@@ -26,6 +29,8 @@ const STEADY: Duration = Duration::from_secs(30);
 const FUTILE_STARTS: u32 = 5;
 /// Pause after a futile start; doubles each time.
 const BACKOFF: Duration = Duration::from_millis(200);
+/// What is said of a server that the system killed for want of memory.
+const STARVED: &str = "the system killed the server for want of memory";
 
 /// Why the agent ends although nobody told it to.
 #[derive(Debug, thiserror::Error)]
@@ -45,29 +50,42 @@ pub enum SuperviseError {
 enum End {
     Exited(ExitStatus),
     Hung,
+    Fenced,
     Told,
 }
 
-/// Starts the server, starts it again whenever it ends, and stops it in order when `told`.
+/// Starts the server, starts it again whenever it ends, keeps it stopped while the `fence` is up, and stops it in order
+/// when `told`.
 ///
 /// # Errors
 /// See [`SuperviseError`].
 pub async fn run(
     settings: &Settings,
     board: &Board,
+    fence: &Fence,
     told: CancellationToken,
 ) -> Result<(), SuperviseError> {
     let mut futile = 0;
     // The first start finds what an earlier container of this pod left; later ones know how the server was.
     let mut last = None;
     loop {
-        let config = config::render(settings)?;
-        // A successor comes first; only then is there time for a pause.
-        if settle_or_leave(settings, board, last.as_deref(), &told).await?
-            || pause_or_leave(futile, &told).await
-        {
+        if stay_down_or_leave(board, fence, &told).await {
             return Ok(());
         }
+        let config = config::render(settings)?;
+        let before = async {
+            // A successor comes first; only then is there time for a pause.
+            let told_meanwhile = settle_or_leave(settings, board, last.as_deref(), &told).await?;
+            Ok::<_, SuperviseError>(told_meanwhile || pause_or_leave(futile, &told).await)
+        };
+        let left = tokio::select! {
+            left = before => left?,
+            () = fence.raised() => continue,
+        };
+        if left {
+            return Ok(());
+        }
+        let killed_before = board.oom().look(&settings.cgroup_dir, SystemTime::now());
         let mut server = Server::start(settings, &config, board)
             .map_err(|error| SuperviseError::Io("cannot start the server", error))?;
         let start = Instant::now();
@@ -75,6 +93,7 @@ pub async fn run(
         let end = tokio::select! {
             status = server.ended() => End::Exited(status.map_err(lost)?),
             () = board.hung(start) => End::Hung,
+            () = fence.raised() => End::Fenced,
             () = told.cancelled() => End::Told,
         };
         last = board.sample();
@@ -83,6 +102,14 @@ pub async fn run(
                 board.enter(Phase::Stopping);
                 return stop(settings, board, server).await;
             }
+            End::Fenced => {
+                board.enter(Phase::Fencing);
+                stop(settings, board, server).await?;
+                // As of its end, if it had to be quieted for that.
+                last = board.sample();
+                futile = 0;
+                continue;
+            }
             End::Hung => {
                 tracing::error!("the server lives and does not answer: killed");
                 board.count_kill();
@@ -90,14 +117,39 @@ pub async fn run(
             }
             End::Exited(status) => status,
         };
-        tracing::error!(%status, restarts = board.restarts(), "the server ended");
-        board.enter(Phase::Down(format!("the server ended: {status}")));
+        let killed = board.oom().look(&settings.cgroup_dir, SystemTime::now());
+        // A child of the server may have been killed as well, but that does not end the server by a signal.
+        let starved = killed > killed_before && status.signal() == Some(Signal::SIGKILL as i32);
+        tracing::error!(%status, starved, restarts = board.restarts(), "the server ended");
+        board.enter(Phase::Down(match starved {
+            true => STARVED.to_owned(),
+            false => format!("the server ended: {status}"),
+        }));
         futile = futile_starts(futile, last.is_some(), start.elapsed());
         if futile == FUTILE_STARTS {
-            let words = board.transcript().last_words();
+            let words = match starved {
+                true => STARVED.to_owned(),
+                false => board.transcript().last_words(),
+            };
             return Err(SuperviseError::Futile(status, words));
         }
     }
+}
+
+/// Waits while the fence is up. Whether it was `told` to stop meanwhile.
+async fn stay_down_or_leave(board: &Board, fence: &Fence, told: &CancellationToken) -> bool {
+    if !fence.is_up() {
+        return false;
+    }
+    tracing::warn!("the pod is fenced: the server is kept stopped until the fence is lifted");
+    board.enter(Phase::Fenced);
+    tokio::select! {
+        () = fence.lifted() => {}
+        () = told.cancelled() => return true,
+    }
+    tracing::info!("the fence is lifted: the server may start");
+    board.enter(Phase::Down("the fence was lifted".to_owned()));
+    false
 }
 
 /// How many starts in a row were futile, after one more run.
@@ -155,7 +207,11 @@ async fn settle(
     };
     board.enter(Phase::Holding);
     let started = Instant::now();
-    let release = succession::settle(settings, &fallen, settings.hold, false).await;
+    let tell = |words: &str| {
+        tracing::info!(until = words, "the server is held back");
+        board.hold_until(words);
+    };
+    let release = succession::settle(settings, &fallen, settings.hold, false, tell).await;
     let millis = started.elapsed().as_millis();
     match (release, persistence) {
         (Release::TimeOut, Persistence::Ephemeral) => tracing::warn!(
@@ -198,7 +254,8 @@ async fn stop(
         .map_err(|error| SuperviseError::Io("cannot read nodes.conf", error))?;
     if let Some(fallen) = fallen {
         let in_vain = outcome == Outcome::Failed;
-        let settling = succession::settle(settings, &fallen, LAST_RESORT, in_vain);
+        let tell = |words: &str| tracing::info!(until = words, "this pod stays for a moment");
+        let settling = succession::settle(settings, &fallen, LAST_RESORT, in_vain, tell);
         let release = tokio::time::timeout(LAST_RESORT, settling).await.ok();
         tracing::info!(?release, "looked for a successor");
     }

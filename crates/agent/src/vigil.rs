@@ -4,7 +4,9 @@
 //! agents of the replicas. Each asks its primary and that one's agent several times a second ([`line`]). When neither is
 //! heard ([`silence`]), it asks the other agents whether they hear them ([`inquiry`], [`testimony`]). When most do not,
 //! and enough primaries live to vote, the agent of the freshest replica has it ask for their votes at once ([`decision`])
-//! instead of after the node timeout. Gossip's own time-out stays behind all of this, for when no agent can act.
+//! instead of after the node timeout. Where exactly half of the primaries live, as in a cluster of two that lost one, it
+//! takes over without votes if most of all members agree. Gossip's own time-out stays behind all of this, for when no agent
+//! can act, and the operator, for when there is nobody to vote.
 
 mod decision;
 mod inquiry;
@@ -24,7 +26,7 @@ use cachecluster_topology::{Action, NodeId, NodeRef, Role};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::decision::{Verdict, Why, decide};
+use self::decision::{Verdict, Way, Why, decide};
 use self::inquiry::inquire;
 use self::line::{AgentLine, ServerLine};
 use self::silence::Silence;
@@ -151,7 +153,7 @@ async fn judge(settings: &Settings, board: &Board, watched: &Watched, answers: &
             continue;
         }
         match decide(&findings, waited) {
-            Verdict::Force(id) => {
+            Verdict::Promote(id, way) => {
                 let addr = match findings.own.known.get(&id) {
                     Some(sibling) => sibling.addr,
                     None => Some(own_address(settings)),
@@ -167,9 +169,10 @@ async fn judge(settings: &Settings, board: &Board, watched: &Watched, answers: &
                     silent_millis = millis,
                     agents_asked = findings.asked,
                     agents_heard = findings.words.len(),
-                    "the primary and its agent are silent: asking for votes"
+                    ?way,
+                    "the primary and its agent are silent: having a replica take over"
                 );
-                promote(settings, board, NodeRef { id, name, addr }).await;
+                promote(settings, board, NodeRef { id, name, addr }, way).await;
                 tokio::time::sleep(BACKOFF + jitter(&watched.own)).await;
             }
             Verdict::Wait(length) => {
@@ -187,9 +190,12 @@ async fn judge(settings: &Settings, board: &Board, watched: &Watched, answers: &
     }
 }
 
-async fn promote(settings: &Settings, board: &Board, replica: NodeRef) {
+async fn promote(settings: &Settings, board: &Board, replica: NodeRef, way: Way) {
     let started = Instant::now();
-    let action = Action::ForceFailover { replica };
+    let action = match way {
+        Way::Votes => Action::ForceFailover { replica },
+        Way::Decree => Action::Takeover { replica },
+    };
     let outcome = execute(&action, &settings.password, PROMOTION).await;
     let millis = started.elapsed().as_millis();
     board.count_promotion(outcome.is_ok());

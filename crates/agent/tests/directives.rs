@@ -8,6 +8,7 @@ use std::time::Duration;
 use cachecluster_agent::config::render;
 use cachecluster_agent::settings::Settings;
 use cachecluster_contract::agent::RESERVED_DIRECTIVES;
+use cachecluster_contract::durable::{DIRECTIVES, Durable, Fsync};
 use cachecluster_contract::{AgentSettings, Persistence};
 use cachecluster_redis_admin::fixture::{PASSWORD, Server, password};
 
@@ -25,7 +26,7 @@ const TUNABLE: &[&str] = &[
     "tcp-keepalive",
 ];
 
-fn rendered(persistence: Persistence) -> BTreeSet<String> {
+fn rendered(persistence: Persistence, durable: Option<Durable>) -> BTreeSet<String> {
     let settings = Settings {
         cluster: AgentSettings {
             cluster: "test".to_owned(),
@@ -34,6 +35,7 @@ fn rendered(persistence: Persistence) -> BTreeSet<String> {
             eviction: "allkeys-lru".to_owned(),
             node_timeout: 2000,
             persistence,
+            durable,
             directives: [].into(),
         },
         password: password(),
@@ -47,6 +49,7 @@ fn rendered(persistence: Persistence) -> BTreeSet<String> {
         hostname: Some("test-shard-0-0".to_owned()),
         hold: Duration::from_secs(1),
         hang_limit: Duration::from_secs(5),
+        cgroup_dir: "/sys/fs/cgroup".into(),
     };
     let text = render(&settings).unwrap();
     text.lines()
@@ -57,9 +60,46 @@ fn rendered(persistence: Persistence) -> BTreeSet<String> {
 #[test]
 fn what_is_rendered_is_reserved_or_meant_to_be_tuned() {
     for persistence in [Persistence::Ephemeral, Persistence::Volume] {
-        for name in rendered(persistence) {
+        for name in rendered(persistence, None) {
             let reserved = RESERVED_DIRECTIVES.contains(&name.as_str());
             assert_ne!(reserved, TUNABLE.contains(&name.as_str()), "{name}");
+        }
+    }
+}
+
+#[test]
+fn what_a_durable_cluster_adds_is_not_its_users_to_set() {
+    let durable = Durable {
+        fsync: Fsync::Always,
+        least_replicas: 1,
+    };
+    let cache = rendered(Persistence::Volume, None);
+    let all = rendered(Persistence::Volume, Some(durable));
+    let added: Vec<_> = all.difference(&cache).map(String::as_str).collect();
+    let expected = [
+        "min-replicas-max-lag",
+        "min-replicas-to-write",
+        "repl-ping-replica-period",
+    ];
+    assert_eq!(added, expected);
+    for name in added.into_iter().chain(["appendfsync"]) {
+        assert!(
+            RESERVED_DIRECTIVES.contains(&name) || DIRECTIVES.contains(&name),
+            "{name}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_is_refused_in_a_durable_cluster_exists_and_has_no_second_name_that_is_not() {
+    let server = Server::start().await;
+    let mut connection = server.connect().await.unwrap();
+    for name in DIRECTIVES {
+        assert!(connection.config(name).await.unwrap().is_some(), "{name}");
+        for (one, other) in [("replica", "slave"), ("slave", "replica")] {
+            let alias = name.replace(one, other);
+            let known = connection.config(&alias).await.unwrap().is_some();
+            assert!(!known || DIRECTIVES.contains(&alias.as_str()), "{alias}");
         }
     }
 }

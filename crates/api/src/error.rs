@@ -64,7 +64,9 @@ impl Error {
             Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Overloaded | Self::NoRoom(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Deadline(_) => StatusCode::GATEWAY_TIMEOUT,
+            Self::Deadline(_) | Self::Store(StoreError::Unanswered(_)) => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
             Self::Store(StoreError::Unavailable(_)) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Store(StoreError::WrongType) => StatusCode::CONFLICT,
             Self::Store(StoreError::Refused(_)) => StatusCode::BAD_GATEWAY,
@@ -96,7 +98,10 @@ impl IntoResponse for Error {
         let error = self.to_string();
         let body = serde_json::to_vec(&Body { error: &error }).unwrap_or_default();
         let mut response = json(status, body);
-        if status == StatusCode::SERVICE_UNAVAILABLE {
+        if matches!(
+            status,
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
+        ) {
             response
                 .headers_mut()
                 .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));

@@ -115,8 +115,18 @@ words! {
         Rerouted = "rerouted",
         /// No node is known to own the slot.
         Uncovered = "uncovered",
-        /// The node cannot serve now: loading, cluster down, demoted, mid-migration.
-        NotNow = "not_now",
+        /// `CLUSTERDOWN`: the node does not see a majority, or the slot has no owner.
+        ClusterDown = "cluster_down",
+        /// `LOADING`: the server is reading its data.
+        Loading = "loading",
+        /// `READONLY`, `MASTERDOWN` or `UNBLOCKED`: the node is no primary any more, or not yet.
+        NotPrimary = "not_primary",
+        /// `TRYAGAIN`, or redirections that led nowhere: the slot is on the move, or nodes disagree.
+        Moving = "moving",
+        /// `NOREPLICAS`: too few replicas are in sync to accept a write.
+        NoReplicas = "no_replicas",
+        /// `BUSY`: a script or a module is in the way.
+        Busy = "busy",
         /// The node does not accept our credentials; they may be changing.
         Credentials = "credentials",
     }
@@ -143,6 +153,36 @@ words! {
 }
 
 words! {
+    /// Why the slot map was refreshed.
+    Cause {
+        /// It was time.
+        Time = "time",
+        /// Slots have no owner, nodes do not answer, or what they tell cannot be believed.
+        Unsettled = "unsettled",
+        /// A redirection or an error told that the map is not up to date.
+        Told = "told",
+        /// Requests wait for an answer or for a better time.
+        Waiting = "waiting",
+    }
+}
+
+words! {
+    /// Why a connection to a node was closed.
+    Dropped {
+        /// It owed answers for too long and gave none.
+        Silent = "silent",
+        /// It was silent, and its node does not own the slot any more.
+        Deposed = "deposed",
+        /// The other side closed it, or said what is no answer.
+        Broken = "broken",
+        /// The password was changed under it.
+        Credentials = "credentials",
+        /// Nobody needs its node any more.
+        Unused = "unused",
+    }
+}
+
+words! {
     /// A command to Redis.
     Command {
         /// GET.
@@ -161,6 +201,12 @@ struct RequestLabels {
     status: u16,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefreshLabels {
+    cause: Cause,
+    result: Refresh,
+}
+
 /// A label set of one label.
 macro_rules! one_label {
     ($name:ident, $label:ident: $type:ty) => {
@@ -174,7 +220,7 @@ macro_rules! one_label {
 one_label!(RouteLabel, route: Route);
 one_label!(RetryLabel, reason: Retry);
 one_label!(RedirectLabel, kind: Redirect);
-one_label!(RefreshLabel, result: Refresh);
+one_label!(DroppedLabel, cause: Dropped);
 one_label!(CommandLabel, command: Command);
 
 type Timings<L> = Family<L, Histogram, fn() -> Histogram>;
@@ -191,7 +237,8 @@ pub struct Metrics {
     upstream: Timings<CommandLabel>,
     retries: Family<RetryLabel, Counter>,
     redirects: Family<RedirectLabel, Counter>,
-    refreshes: Family<RefreshLabel, Counter>,
+    refreshes: Family<RefreshLabels, Counter>,
+    dropped: Family<DroppedLabel, Counter>,
     slots_covered: Gauge<u64, AtomicU64>,
 }
 
@@ -216,6 +263,7 @@ impl Metrics {
             retries: Family::default(),
             redirects: Family::default(),
             refreshes: Family::default(),
+            dropped: Family::default(),
             slots_covered: Gauge::default(),
         };
         let registry = registry.sub_registry_with_prefix("cachecluster_api");
@@ -251,6 +299,11 @@ impl Metrics {
             "upstream_map_refreshes",
             "Refreshes of the slot map",
             metrics.refreshes.clone(),
+        );
+        registry.register(
+            "upstream_connections_dropped",
+            "Connections to Redis nodes that were closed",
+            metrics.dropped.clone(),
         );
         registry.register(
             "upstream_slots_covered",
@@ -297,8 +350,14 @@ impl Metrics {
     }
 
     /// Counts a refresh of the slot map and what is covered since.
-    pub fn refreshed(&self, result: Refresh, covered: usize) {
-        self.refreshes.get_or_create(&RefreshLabel { result }).inc();
+    pub fn refreshed(&self, cause: Cause, result: Refresh, covered: usize) {
+        let labels = RefreshLabels { cause, result };
+        self.refreshes.get_or_create(&labels).inc();
         self.slots_covered.set(covered as u64);
+    }
+
+    /// Counts a connection to a node that was closed.
+    pub fn dropped(&self, cause: Dropped) {
+        self.dropped.get_or_create(&DroppedLabel { cause }).inc();
     }
 }

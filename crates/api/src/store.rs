@@ -60,6 +60,9 @@ pub enum StoreError {
     /// It cannot be reached or cannot work now; later it may.
     #[error("the store is unavailable: {0}")]
     Unavailable(String),
+    /// It was asked to change something and did not answer: that may have been done, or not.
+    #[error("the store did not answer, so that it is not known whether this was done: {0}")]
+    Unanswered(String),
     /// Somebody else keeps something that is no plain value under this key.
     #[error("the key holds a value of another type, written by another client")]
     WrongType,

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::durable::Durable;
+
 /// Settings document of the agents of one cluster, the same for all of its pods.
 ///
 /// Unknown members are passed over: a newer operator writes the document before the agents are replaced, and a container
@@ -23,6 +25,9 @@ pub struct AgentSettings {
     pub node_timeout: u64,
     /// What survives a restart of the server.
     pub persistence: Persistence,
+    /// For a durable cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durable: Option<Durable>,
     /// Further directives as the user gave them, rendered last. Names are lower case.
     #[serde(default)]
     pub directives: BTreeMap<String, String>,
@@ -154,6 +159,7 @@ mod tests {
             eviction: "allkeys-lfu".to_owned(),
             node_timeout: 2000,
             persistence: Persistence::Ephemeral,
+            durable: None,
             directives: BTreeMap::from([("hz".to_owned(), "20".to_owned())]),
         };
         let text = serde_json::to_string(&settings).unwrap();

@@ -4,9 +4,12 @@
 //! variables, and the settings document that the operator renders and the agent loads. Nothing here does IO.
 
 pub mod agent;
+pub mod durable;
+pub mod fence;
 pub mod labels;
 pub mod names;
 pub mod paths;
 pub mod ports;
+pub mod report;
 
 pub use agent::{AgentSettings, Persistence};

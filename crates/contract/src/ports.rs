@@ -31,5 +31,7 @@ pub const READYZ_PATH: &str = "/readyz";
 /// On the agent's admin port: whether this agent hears the node whose id is in the query's `node`, or its agent, now. JSON
 /// `{"heard": bool}`; 404 for a node that its server does not know.
 pub const HEARD_PATH: &str = "/heard";
+/// On the agent's admin port: its [`Report`](crate::report::Report) as JSON.
+pub const REPORT_PATH: &str = "/report";
 /// Prometheus metrics, on the same port as the probes.
 pub const METRICS_PATH: &str = "/metrics";

@@ -6,6 +6,8 @@
 
 mod bytes;
 pub mod conditions;
+mod durable;
+mod maintenance;
 mod spec;
 mod status;
 
@@ -14,6 +16,8 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 
 pub use bytes::ByteSize;
+pub use durable::{Durability, Fsync, Profile};
+pub use maintenance::Maintenance;
 pub use spec::{
     Api, ApiResources, ApiService, Auth, CacheCluster, CacheClusterSpec, Engine, Eviction,
     OnDelete, ServiceType, Storage,

@@ -12,6 +12,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::bytes::ByteSize;
+use crate::durable::{Durability, Profile, directives_message, directives_rule};
+use crate::maintenance::Maintenance;
 use crate::status::CacheClusterStatus;
 
 /// A cache cluster: `shards` × (1 + `replicas`) Redis nodes in Redis Cluster mode, and an HTTP cache API before them.
@@ -54,9 +56,24 @@ use crate::status::CacheClusterStatus;
     .message("spec.memory cannot be changed while the cluster lives, because every pod would have to restart: create a CacheCluster with the memory you need"))]
 #[x_kube(validation = Rule::new("has(self.storage) == has(oldSelf.storage) && (!has(self.storage) || (self.storage.size == oldSelf.storage.size && (has(self.storage.storageClassName) ? self.storage.storageClassName : '') == (has(oldSelf.storage.storageClassName) ? oldSelf.storage.storageClassName : '')))")
     .message("spec.storage cannot be added, removed or resized while the cluster lives (only onDelete may change): create a CacheCluster with the storage you need"))]
+#[x_kube(validation = Rule::new("self.profile == oldSelf.profile && (has(self.durability) ? self.durability.fsync : 'EverySecond') == (has(oldSelf.durability) ? oldSelf.durability.fsync : 'EverySecond')")
+    .message("spec.profile and spec.durability cannot be changed while the cluster lives, because every pod would have to restart: create a CacheCluster with the profile you need"))]
+#[x_kube(validation = Rule::new("self.profile != 'Durable' || has(self.storage)")
+    .message("spec.profile Durable needs volumes to keep what was acknowledged: add spec.storage, e.g. size twice spec.memory"))]
+#[x_kube(validation = Rule::new("!has(self.durability) || self.profile == 'Durable'")
+    .message("spec.durability has a meaning only with profile Durable: set spec.profile to Durable, or leave spec.durability out"))]
+#[x_kube(validation = Rule::new(directives_rule()).message(directives_message()))]
 #[x_kube(validation = Rule::new("self.auth == oldSelf.auth")
     .message("spec.auth cannot be changed while the cluster lives: create a CacheCluster with the Secret you need"))]
 pub struct CacheClusterSpec {
+    /// What goes before what when not both can be had: serving, or keeping every acknowledged write.
+    #[serde(default)]
+    pub profile: Profile,
+
+    /// How acknowledged writes are kept, with profile Durable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durability: Option<Durability>,
+
     /// Number of shards: how many primaries share the 16384 hash slots.
     #[serde(default = "default_shards")]
     #[schemars(range(min = 1, max = 160))]
@@ -94,6 +111,10 @@ pub struct CacheClusterSpec {
     /// The HTTP cache API.
     #[serde(default)]
     pub api: Api,
+
+    /// What the operator shall leave alone for a while.
+    #[serde(default)]
+    pub maintenance: Maintenance,
 }
 
 /// The Redis-compatible server that holds the data.
@@ -291,6 +312,8 @@ impl ServiceType {
 impl Default for CacheClusterSpec {
     fn default() -> Self {
         Self {
+            profile: Profile::default(),
+            durability: None,
             shards: default_shards(),
             replicas: default_replicas(),
             engine: Engine::default(),
@@ -298,6 +321,7 @@ impl Default for CacheClusterSpec {
             storage: None,
             auth: Auth::default(),
             api: Api::default(),
+            maintenance: Maintenance::default(),
         }
     }
 }

@@ -20,7 +20,7 @@ pub struct CacheClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
 
-    /// Ready, Progressing, Degraded, Accepted.
+    /// Ready, Progressing, Degraded, Accepted; Paused, if the cluster ever was.
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     #[serde(default)]
     pub conditions: Vec<Condition>,
@@ -29,6 +29,10 @@ pub struct CacheClusterStatus {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     #[serde(default)]
     pub shards: Vec<ShardStatus>,
+
+    /// Pods that are fenced, or were and have not said yet that they are not any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fenced: Vec<String>,
 
     /// Where the HTTP API is reached from inside the cluster, e.g. `http://quickstart-api.default.svc:5000`. Absent with `api.replicas` 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -54,6 +58,8 @@ pub enum Phase {
     Ready,
     /// Was complete, and now lacks something.
     Degraded,
+    /// The operator keeps its hands off; the conditions tell how the cluster is.
+    Paused,
     /// Is being deleted.
     Deleting,
 }
@@ -70,6 +76,10 @@ pub struct ShardStatus {
     /// Pods of its replicas that are in sync.
     #[serde(default)]
     pub replicas: Vec<String>,
+    /// With profile Durable: pods that hold every acknowledged write, up to the replication lag, its primary first. The
+    /// operator promotes only them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub in_sync: Vec<String>,
     /// The slots that it serves, e.g. `0-5460`.
     #[serde(default)]
     pub slots: String,

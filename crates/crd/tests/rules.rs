@@ -40,7 +40,7 @@ fn an_empty_spec_is_a_working_cluster() {
 #[test]
 fn everything_that_can_be_asked_for_is_accepted_together() {
     let spec = json!({
-        "shards": 1, "replicas": 5, "memory": "2G",
+        "profile": "Durable", "durability": {"fsync": "Always"}, "shards": 1, "replicas": 5, "memory": "2G",
         "engine": {"image": "valkey/valkey:9.1", "eviction": "volatile-ttl", "config": {"slowlog-log-slower-than": "5000"}},
         "storage": {"size": "4Gi", "storageClassName": "fast", "onDelete": "Delete"},
         "auth": {"secretName": "team-a.mine"},
@@ -54,7 +54,18 @@ fn everything_that_can_be_asked_for_is_accepted_together() {
 
 #[test]
 fn what_cannot_work_is_refused_with_a_way_out() {
-    let cases: [(&str, Value, &str); 20] = [
+    let cases: [(&str, Value, &str); 23] = [
+        ("demo", json!({"profile": "Durable"}), "add spec.storage"),
+        (
+            "demo",
+            json!({"durability": {"fsync": "Always"}, "storage": {"size": "1Gi"}}),
+            "set spec.profile to Durable",
+        ),
+        (
+            "demo",
+            json!({"profile": "Durable", "storage": {"size": "1Gi"}, "engine": {"config": {"appendfsync": "no"}}}),
+            "see spec.durability.fsync",
+        ),
         (
             "a-name-of-forty-three-characters-is-too-long",
             json!({}),
@@ -163,6 +174,16 @@ fn edits_that_would_need_data_to_move_are_refused_and_the_others_are_not() {
             json!({"auth": {"secretName": "other"}}),
             "spec.auth",
         ),
+        (
+            json!({"storage": {"size": "1Gi"}}),
+            json!({"profile": "Durable", "storage": {"size": "1Gi"}}),
+            "spec.profile",
+        ),
+        (
+            json!({"profile": "Durable", "storage": {"size": "1Gi"}}),
+            json!({"profile": "Durable", "durability": {"fsync": "Always"}, "storage": {"size": "1Gi"}}),
+            "spec.durability",
+        ),
     ] {
         let said = edit_refusal(old, new.clone());
         assert!(
@@ -172,6 +193,10 @@ fn edits_that_would_need_data_to_move_are_refused_and_the_others_are_not() {
     }
     for (old, new) in [
         (json!({}), json!({"replicas": 2})),
+        (
+            json!({"profile": "Durable", "storage": {"size": "1Gi"}}),
+            json!({"profile": "Durable", "durability": {}, "storage": {"size": "1Gi"}, "replicas": 2}),
+        ),
         (json!({}), json!({"api": {"replicas": 5}})),
         (
             json!({"storage": {"size": "1Gi"}}),
@@ -201,9 +226,22 @@ fn amounts_of_the_api_are_held_against_a_pattern() {
 fn a_field_that_does_nothing_is_not_accepted() {
     let object = json!({
         "apiVersion": "cachecluster.io/v1alpha1", "kind": "CacheCluster", "metadata": {"name": "demo"},
-        "spec": {"profile": "Durable"},
+        "spec": {"profil": "Durable"},
     });
     assert!(serde_json::from_value::<CacheCluster>(object).is_err());
+}
+
+#[test]
+fn a_cluster_is_paused_and_resumed_at_any_time() {
+    let (off, on) = (json!({}), json!({"maintenance": {"paused": true}}));
+    assert!(!cluster("demo", off.clone()).spec.maintenance.paused);
+    assert!(cluster("demo", on.clone()).spec.maintenance.paused);
+    assert_eq!(refusal("demo", on.clone()), "");
+    assert_eq!(edit_refusal(off.clone(), on.clone()), "");
+    assert_eq!(edit_refusal(on.clone(), off), "");
+    // It opens no back door.
+    let grown = json!({"shards": 5, "maintenance": {"paused": true}});
+    assert!(edit_refusal(on, grown).contains("spec.shards cannot be changed"));
 }
 
 #[test]

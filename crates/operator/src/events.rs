@@ -1,6 +1,9 @@
 //! What users read in `kubectl describe`: steps on the topology, and changes of conditions. Never the same thing at
 //! each pass.
 
+use cachecluster_contract::fence;
+mod durable;
+
 use cachecluster_crd::{CacheCluster, CacheClusterStatus, conditions};
 use cachecluster_topology::{Action, NodeRef};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
@@ -61,7 +64,8 @@ impl Events {
         before: &CacheClusterStatus,
         after: &CacheClusterStatus,
     ) {
-        for change in changes(before, after) {
+        let unsafe_ones = durable::changes(before, after);
+        for change in changes(before, after).into_iter().chain(unsafe_ones) {
             let type_ = if change.good {
                 EventType::Normal
             } else {
@@ -115,27 +119,62 @@ fn changes(before: &CacheClusterStatus, after: &CacheClusterStatus) -> Vec<Chang
         let former = before
             .conditions
             .iter()
-            .find(|former| former.type_ == condition.type_)
-            .map(|former| former.status.as_str());
+            .find(|former| former.type_ == condition.type_);
         let (kind, now) = (condition.type_.as_str(), condition.status.as_str());
-        if former == Some(now) {
+        // A disk that was nearly full and is full now is news.
+        let worse = kind == conditions::PERSISTENCE_FAILING
+            && now == "True"
+            && former.is_some_and(|former| former.reason != condition.reason);
+        if former.is_some_and(|former| former.status == now) && !worse {
             continue;
         }
-        let good = match (kind, former, now) {
+        let was = former.map(|former| former.status.as_str());
+        let good = match (kind, was, now) {
+            (conditions::PERSISTENCE_FAILING | conditions::OUT_OF_MEMORY, _, "True") => false,
+            (conditions::PERSISTENCE_FAILING | conditions::OUT_OF_MEMORY, Some(_), "False") => true,
             (conditions::READY, _, "True") | (conditions::ACCEPTED, Some(_), "True") => true,
             (conditions::DEGRADED, Some(_), "False") => true,
+            (conditions::PAUSED, _, "True") | (conditions::PAUSED, Some(_), "False") => true,
             (conditions::READY, Some(_), "False")
             | (conditions::ACCEPTED, _, "False")
             | (conditions::DEGRADED, _, "True") => false,
             _ => continue,
         };
+        // That it was requested says little where the condition's name is not seen.
+        let paused = kind == conditions::PAUSED && now == "True";
+        let reason = if paused { kind } else { &condition.reason };
         changes.push(Change {
-            reason: condition.reason.clone(),
+            reason: reason.to_owned(),
             note: format!("{kind} is {now}: {}", condition.message),
             good,
         });
     }
+    changes.extend(fences(before, after));
     changes
+}
+
+/// Pods that are fenced, or are not any more.
+fn fences(before: &CacheClusterStatus, after: &CacheClusterStatus) -> Vec<Change> {
+    let only = |these: &[String], others: &[String]| -> Vec<String> {
+        let mut only = these.to_vec();
+        only.retain(|pod| !others.contains(pod));
+        only
+    };
+    let raised = only(&after.fenced, &before.fenced).into_iter();
+    let lifted = only(&before.fenced, &after.fenced).into_iter();
+    let change = |reason: &str, note| Change {
+        reason: reason.to_owned(),
+        note,
+        good: true,
+    };
+    let raised = raised.map(|pod| {
+        change(
+            "Fenced",
+            format!("{pod} is fenced by the annotation {}", fence::ANNOTATION),
+        )
+    });
+    let lifted = lifted.map(|pod| change("FenceLifted", format!("{pod} is not fenced any more")));
+    raised.chain(lifted).collect()
 }
 
 fn forgotten(gone: usize, others: usize) -> String {
@@ -205,6 +244,22 @@ pub fn describe(action: &Action) -> Step {
             ),
             true,
         ),
+        Action::RequireReplicas { nodes, least: 0 } => (
+            "WritesRelaxed",
+            format!(
+                "{} takes writes that no replica reads: none is in step with it",
+                names(&mut nodes.iter())
+            ),
+            true,
+        ),
+        Action::RequireReplicas { nodes, .. } => (
+            "WritesTightened",
+            format!(
+                "{} acknowledges writes only while a replica is in step",
+                names(&mut nodes.iter())
+            ),
+            false,
+        ),
         Action::Forget { gone, everyone } => (
             "NodesForgotten",
             forgotten(gone.len(), everyone.len()),
@@ -221,6 +276,32 @@ pub fn describe(action: &Action) -> Step {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_trouble_is_told_when_it_comes_when_it_is_another_and_when_it_goes() {
+        let with = |status: &str, reason: &str| {
+            let condition = serde_json::json!({
+                "type": "PersistenceFailing", "status": status, "reason": reason, "message": "why",
+                "lastTransitionTime": "2026-01-01T00:00:00Z",
+            });
+            CacheClusterStatus {
+                conditions: vec![serde_json::from_value(condition).unwrap()],
+                ..CacheClusterStatus::default()
+            }
+        };
+        let told = |before: &CacheClusterStatus, after: &CacheClusterStatus| {
+            let all = changes(before, after).into_iter();
+            all.map(|change| (change.reason, change.good))
+                .collect::<Vec<_>>()
+        };
+        let (well, nearly) = (with("False", "Stable"), with("True", "DiskNearlyFull"));
+        let full = with("True", "DiskFull");
+        assert_eq!(told(&CacheClusterStatus::default(), &well), []);
+        assert_eq!(told(&well, &nearly), [("DiskNearlyFull".to_owned(), false)]);
+        assert_eq!(told(&nearly, &nearly), []);
+        assert_eq!(told(&nearly, &full), [("DiskFull".to_owned(), false)]);
+        assert_eq!(told(&full, &well), [("Stable".to_owned(), true)]);
+    }
 
     #[test]
     fn one_is_not_spoken_of_as_many() {

@@ -8,6 +8,10 @@ use cachecluster_crd::CacheClusterStatus;
 use cachecluster_redis_admin::Password;
 use tokio::time::Instant;
 
+use crate::reconcile::fence::Pending;
+use crate::reconcile::handover::Handovers;
+use crate::reconcile::observe::OutOfStep;
+use crate::reconcile::report::Reports;
 use crate::reconcile::validate::Rejection;
 
 /// Memory of all clusters, by UID.
@@ -25,6 +29,16 @@ pub struct ClusterMemory {
     pub status: Option<(CacheClusterStatus, Option<u64>)>,
     /// The password, as it was read last.
     pub password: Option<Remembered>,
+    /// What the annotation for fences names that is no pod, as users were told of it.
+    pub unknown: Option<String>,
+    /// Orders to agents about fences that were not carried out yet.
+    pub fences: Pending,
+    /// What agents reported last.
+    pub reports: Reports,
+    /// Since when pods of a durable cluster have been out of step.
+    pub out_of_step: OutOfStep,
+    /// When primaries were found fit to be relieved, and tries in vain.
+    pub handovers: Handovers,
     /// Passes that failed in a row.
     pub failures: u32,
 }

@@ -156,10 +156,11 @@ impl Metrics {
     }
 }
 
-const PHASES: [(Phase, &str); 5] = [
+const PHASES: [(Phase, &str); 6] = [
     (Phase::Invalid, "Invalid"),
     (Phase::Creating, "Creating"),
     (Phase::Ready, "Ready"),
     (Phase::Degraded, "Degraded"),
+    (Phase::Paused, "Paused"),
     (Phase::Deleting, "Deleting"),
 ];

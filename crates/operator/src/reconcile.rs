@@ -7,10 +7,13 @@ pub mod apply;
 pub mod build;
 pub mod decide;
 pub mod execute;
+pub mod fence;
 #[cfg(test)]
 mod fixture;
+pub mod handover;
 pub mod observe;
 pub mod pods;
+pub mod report;
 pub mod status;
 pub mod validate;
 
@@ -19,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use cachecluster_crd::{CacheCluster, conditions};
 use cachecluster_redis_admin::ExecuteError;
+use jiff::Timestamp;
 use kube::runtime::controller::Action;
 use kube::{Client, ResourceExt};
 use tokio::time::timeout;
@@ -192,7 +196,7 @@ async fn pass(
     }
 
     // Ask everybody. (client)
-    let observed = observe::observe(cluster, context, memory).await?;
+    let mut observed = observe::observe(cluster, context, memory).await?;
     // Turn the raw spec into what can be acted upon. (pure)
     let valid = match validate::validate(cluster, &observed, &build::secret::random()) {
         Ok(valid) => valid,
@@ -202,15 +206,54 @@ async fn pass(
             return Ok(Action::requeue(decide::REJECTED));
         }
     };
+    // Take those for fenced that the user names, or that were. (pure)
+    fence::believe(cluster, &valid, &mut observed, memory);
     // Choose what Kubernetes is shown this time, and at most one step. (pure)
-    let plan = decide::decide(&valid, &observed);
+    let mut plan = decide::decide(&valid, &observed);
+    // What need not be can wait for a better time. (pure)
+    memory
+        .handovers
+        .weigh(&mut plan, tokio::time::Instant::now());
     // Say how every object shall be. (pure)
     let prepared = build::resources(&valid, &plan, &context.workload);
-    // Bring the objects into that form; those that have it are left alone. (client)
-    let applied = apply::apply(prepared, &valid, context, memory).await;
-    let marked = apply::mark_primary(&observed, &plan, &valid, context).await;
-    // Take the one step on the live nodes. (Redis)
-    let executed = execute::execute(cluster, &valid, &observed, &plan, context).await;
+    let (applied, marked, executed) = if valid.paused {
+        // Look on. What is there is told, and nothing else done about it.
+        (
+            Ok(apply::found(prepared, &valid, context)),
+            Ok(()),
+            Ok(false),
+        )
+    } else {
+        // Bring the objects into that form; those that have it are left alone. (client)
+        let applied = apply::apply(prepared, &valid, context, memory).await;
+        let marked = apply::mark_primary(&observed, &plan, &valid, context).await;
+        // Take the one step on the live nodes. (Redis)
+        let executed = execute::execute(cluster, &valid, &observed, &plan, context).await;
+        let success = match &executed {
+            Ok(taken) => taken.then_some(true),
+            Err(_) => Some(false),
+        };
+        let now = tokio::time::Instant::now();
+        memory.handovers.tried(&plan, success, now);
+        (applied, marked, executed)
+    };
+    // Have the servers stopped, or not any more, that the user names. No step is held up by that. (agents)
+    match fence::fence(cluster, &valid, &mut observed, context, memory).await {
+        Ok(again) => {
+            let soonest = |pause: Duration| again.map_or(pause, |again| again.min(pause));
+            plan.requeue = soonest(plan.requeue);
+            plan.otherwise = soonest(plan.otherwise);
+        }
+        Err(error) => {
+            // What the step came to matters more, and is told with the status.
+            executed?;
+            return Err(error);
+        }
+    }
+    // Ask for what only agents can see, which no step depends on. (agents)
+    let now = Timestamp::now();
+    let reports = memory.reports.ask(&observed, valid.storage.is_some(), now);
+    observed.reports = reports.await;
     // Say what was seen and done. (client)
     let outcome = Outcome {
         applied: match (&applied, &marked) {

@@ -4,6 +4,7 @@
 //! and of Secrets only the metadata is kept.
 
 use std::fmt::Debug;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use cachecluster_contract::labels;
@@ -23,6 +24,9 @@ use serde::de::DeserializeOwned;
 
 /// A cluster as it is watched: an object that cannot be read does not stall the others.
 pub type Guarded = DeserializeGuard<CacheCluster>;
+
+/// How the annotations begin with which users tell the operator something.
+const ANNOTATIONS: &str = "cachecluster.io/";
 
 /// One store for each watched kind.
 #[derive(Clone)]
@@ -95,7 +99,7 @@ impl Stores {
         .modify(slim)
         .reflect(writer)
         .touched_objects()
-        .predicate_filter(spec_or_deletion, kube::runtime::PredicateConfig::default())
+        .predicate_filter(wish, kube::runtime::PredicateConfig::default())
         .map(|cluster| cluster.map(|cluster| ObjectRef::from_obj(&cluster)))
         .boxed();
         let (stateful_sets, a) = children(client, namespace);
@@ -195,11 +199,18 @@ where
     (reader, triggers)
 }
 
-/// Changes with what a cluster's owner asks for.
-fn spec_or_deletion(cluster: &Guarded) -> Option<u64> {
+/// Changes with what a cluster's owner asks for: in the spec, by a deletion, or by an annotation that is ours to read, of
+/// which the generation says nothing.
+fn wish(cluster: &Guarded) -> Option<u64> {
+    let mut digest = DefaultHasher::new();
     let meta = cluster.meta();
-    let generation = u64::try_from(meta.generation.unwrap_or(0)).ok()?;
-    Some(generation * 2 + u64::from(meta.deletion_timestamp.is_some()))
+    (meta.generation, meta.deletion_timestamp.is_some()).hash(&mut digest);
+    for annotation in meta.annotations.iter().flatten() {
+        if annotation.0.starts_with(ANNOTATIONS) {
+            annotation.hash(&mut digest);
+        }
+    }
+    Some(digest.finish())
 }
 
 fn api<K>(client: &Client, namespace: Option<&str>) -> Api<K>
@@ -227,4 +238,37 @@ fn owner<K: Resource>(object: &K) -> Option<ObjectRef<Guarded>> {
 #[must_use]
 pub fn key(cluster: &Guarded) -> (String, String) {
     (cluster.namespace().unwrap_or_default(), cluster.name_any())
+}
+
+#[cfg(test)]
+mod tests {
+    use cachecluster_contract::fence;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_a_user_asks_for_makes_a_pass_and_a_status_does_not() {
+        let wish = |metadata: serde_json::Value, keys: u64| {
+            let mut cluster = json!({
+                "apiVersion": "cachecluster.io/v1alpha1", "kind": "CacheCluster",
+                "metadata": metadata, "spec": {},
+            });
+            cluster["status"] = json!({"shards": [{"name": "demo-shard-0", "keys": keys}]});
+            wish(&serde_json::from_value(cluster).unwrap())
+        };
+        let bare = || json!({"name": "demo", "generation": 1});
+        let with = |key: &str, value: &str| {
+            let mut metadata = bare();
+            metadata["annotations"] = json!({key: value});
+            wish(metadata, 0)
+        };
+        let before = wish(bare(), 0);
+        assert_eq!(wish(bare(), 7), before);
+        assert_eq!(with("kubectl.kubernetes.io/restartedAt", "now"), before);
+        let fenced = with(fence::ANNOTATION, "demo-shard-0-0");
+        assert_ne!(fenced, before);
+        assert_ne!(with(fence::ANNOTATION, "demo-shard-0-1"), fenced);
+        assert_ne!(wish(json!({"name": "demo", "generation": 2}), 0), before);
+    }
 }

@@ -47,6 +47,17 @@ impl Connection {
         command(words).query_async(&mut self.0).await
     }
 
+    /// The value of a configuration directive; `None` if the server has none of that name.
+    ///
+    /// # Errors
+    /// When the server refuses or does not answer within the connection's deadline.
+    pub async fn config(&mut self, name: &str) -> Result<Option<String>, RedisError> {
+        let answer: Vec<String> = command(&["CONFIG", "GET", name])
+            .query_async(&mut self.0)
+            .await?;
+        Ok(answer.into_iter().nth(1))
+    }
+
     /// Whether the server answers at all within the connection's deadline. A refusal, because it loads its data or is busy
     /// with a script, is an answer.
     pub async fn answers(&mut self) -> bool {

@@ -7,7 +7,7 @@ use redis::RedisError;
 
 use crate::Password;
 use crate::connect::{Connection, connect, is_refusal};
-use crate::observe::view;
+use crate::observe::{LEAST_REPLICAS, view};
 
 /// Why an action was not, or not wholly, carried out. The next pass looks again, so none of these is fatal.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +80,9 @@ pub async fn execute(
             hands
                 .promote(replica, &["CLUSTER", "FAILOVER", "TAKEOVER"])
                 .await
+        }
+        Action::RequireReplicas { nodes, least } => {
+            side_by_side(nodes, |node| hands.require(node, *least)).await
         }
         Action::Forget { gone, everyone } => {
             side_by_side(everyone, |node| hands.forget(node, gone)).await
@@ -184,13 +187,27 @@ impl Hands<'_> {
             .map_err(|source| failed(node, "CLUSTER BUMPEPOCH", source))
     }
 
+    /// Said also to a replica that follows that primary already: it may look for it where it was.
     async fn replicate(&self, node: &NodeRef, primary: &NodeId) -> Result<(), ExecuteError> {
+        let command = "CLUSTER REPLICATE";
         let mut connection = self.reach(node).await?;
         connection
             .text(&["CLUSTER", "REPLICATE", primary.as_str()])
             .await
-            .map(drop)
-            .map_err(|source| failed(node, "CLUSTER REPLICATE", source))
+            .map_err(|source| failed(node, command, source))?;
+        // Valkey answers OK and does nothing when it follows that primary already. A server that begins to load upon this
+        // need not tell.
+        let Ok(view) = view(&mut connection).await else {
+            return Ok(());
+        };
+        let known = view.known.get(primary).and_then(|known| known.addr);
+        match (known, view.standing.dials) {
+            (Some(addr), Some((ip, port))) if view.dials_in_vain(addr) => {
+                let answer = format!("OK, but it still looks for its primary at {ip}:{port}");
+                Err(unexpected(node, command, &answer))
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn promote(&self, replica: &NodeRef, words: &[&str]) -> Result<(), ExecuteError> {
@@ -215,6 +232,22 @@ impl Hands<'_> {
                 let answer = format!("OK, but still a replica after {waited} ms");
                 Err(unexpected(replica, command, &answer))
             }
+        }
+    }
+
+    async fn require(&self, node: &NodeRef, least: u32) -> Result<(), ExecuteError> {
+        let mut connection = self.reach(node).await?;
+        let wanted = least.to_string();
+        let command = "CONFIG SET";
+        connection
+            .text(&["CONFIG", "SET", LEAST_REPLICAS, &wanted])
+            .await
+            .map_err(|source| failed(node, command, source))?;
+        let command = "CONFIG GET";
+        let found = connection.config(LEAST_REPLICAS).await;
+        match found.map_err(|source| failed(node, command, source))? {
+            Some(found) if found == wanted => Ok(()),
+            found => Err(unexpected(node, command, &found.unwrap_or_default())),
         }
     }
 

@@ -110,6 +110,22 @@ impl Server {
         }
     }
 
+    /// Stops the process where it is, as a machine that hangs does, until [`Server::thaw`].
+    pub fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Lets the process go on.
+    pub fn thaw(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.child.as_ref().expect("running").id().to_string();
+        let sent = Command::new("kill").args([signal, &pid]).status().unwrap();
+        assert!(sent.success());
+    }
+
     /// Its address.
     #[must_use]
     pub fn addr(&self) -> (IpAddr, u16) {

@@ -12,6 +12,9 @@ use crate::connect::{Connection, connect};
 /// How many nodes are asked at the same time: bounds sockets and memory of one pass, and is more than most clusters have.
 const SIDE_BY_SIDE: usize = 64;
 
+/// The directive that says how many replicas must be attached for a primary to take writes.
+pub(crate) const LEAST_REPLICAS: &str = "min-replicas-to-write";
+
 /// Asks one server for its view (`CLUSTER NODES`, `CLUSTER INFO`, `INFO`), within `deadline` in all.
 ///
 /// A server that loads its data set is [`Probe::Answered`] where the engine lets it speak of the cluster meanwhile, and
@@ -33,17 +36,23 @@ pub async fn probe(addr: (IpAddr, u16), password: &Password, deadline: Duration)
 /// Reads the view over an open connection, in one round trip; the error says which part failed and how.
 pub(crate) async fn view(connection: &mut Connection) -> Result<NodeView, String> {
     const QUESTIONS: [&[&str]; 3] = [&["CLUSTER", "NODES"], &["CLUSTER", "INFO"], &["INFO"]];
-    let answers = connection
-        .texts(&QUESTIONS)
-        .await
-        .map_err(|error| error.to_string())?;
+    let mut config = connection.clone();
+    // Side by side on one connection: the server reads both at once.
+    let (answers, required) =
+        tokio::join!(connection.texts(&QUESTIONS), config.config(LEAST_REPLICAS));
+    let answers = answers.map_err(|error| error.to_string())?;
+    // A server that does not tell can be observed all the same.
+    let required = required.ok().flatten().and_then(|value| value.parse().ok());
     let mut texts = Vec::with_capacity(QUESTIONS.len());
     for (question, answer) in QUESTIONS.iter().zip(answers) {
         texts.push(answer.map_err(|error| format!("{}: {error}", question.join(" ")))?);
     }
     match texts.as_slice() {
         [nodes, cluster_info, info] => {
-            NodeView::assemble(nodes, cluster_info, info).map_err(|error| error.to_string())
+            let mut view =
+                NodeView::assemble(nodes, cluster_info, info).map_err(|error| error.to_string())?;
+            view.standing.required = required;
+            Ok(view)
         }
         _ => Err("fewer answers than questions".to_owned()),
     }

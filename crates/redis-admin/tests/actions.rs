@@ -6,7 +6,8 @@ use std::time::Duration;
 use cachecluster_redis_admin::fixture::{Server, password, until};
 use cachecluster_redis_admin::{ExecuteError, Password, execute, observe, probe};
 use cachecluster_topology::{
-    Action, NodeId, NodeRef, NodeView, Probe, Role, SlotRange, SlotRanges,
+    Action, Member, NodeId, NodeRef, NodeView, Presence, Probe, Role, SlotRange, SlotRanges,
+    Standing, World, is_ready_to_lead,
 };
 
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -84,6 +85,52 @@ async fn a_blank_node_is_seen_as_blank_and_takes_slots_once() {
     let primary = view(&server).await;
     assert_eq!(primary.slots, every_slot());
     assert_eq!(primary.epoch, 3);
+}
+
+#[tokio::test]
+async fn a_replica_is_ready_to_lead_while_nothing_is_written_and_not_without_a_link() {
+    let (primary, replica) = pair().await;
+    let ready = async || {
+        let member = |ordinal: u32, server: &Server, view: NodeView| Member {
+            name: format!("shard-0-{ordinal}"),
+            shard: 0,
+            ordinal,
+            addr: Some(server.addr()),
+            machine: None,
+            zone: None,
+            presence: Presence::Running,
+            vouched: true,
+            unborn: false,
+            fenced: false,
+            probe: Probe::Answered(Box::new(view)),
+        };
+        let (p, r) = (view(&primary).await, view(&replica).await);
+        let unheard = r.standing.unheard_seconds;
+        let id = r.id.clone();
+        let world = World {
+            shards: 1,
+            replicas: 1,
+            members: vec![member(0, &primary, p), member(1, &replica, r)],
+            durable: None,
+        };
+        (is_ready_to_lead(&world, &id), unheard)
+    };
+    // A primary pings its replicas every ten seconds only.
+    until(
+        "the replica is ready though it has not heard its primary for a while",
+        async || {
+            let (ready, unheard) = ready().await;
+            ready && unheard.is_some_and(|seconds| seconds > Standing::LAG_SECONDS)
+        },
+    )
+    .await;
+    // The primary turns its replica away, and both answer on.
+    replica
+        .text(&["CONFIG", "SET", "masterauth", "wrong"])
+        .await;
+    primary.text(&["CLIENT", "KILL", "TYPE", "replica"]).await;
+    until("the link is gone", async || !view(&replica).await.link_up).await;
+    assert!(!ready().await.0);
 }
 
 #[tokio::test]
@@ -175,4 +222,54 @@ async fn silence_and_a_wrong_password_are_data() {
         probe(addr, &password(), DEADLINE).await,
         Probe::Silent(_)
     ));
+}
+
+#[tokio::test]
+async fn a_primary_is_told_live_whether_to_take_writes_without_replicas() {
+    let (primary, mut replica) = pair().await;
+    let require = async |least| {
+        let nodes = vec![node(&primary).await];
+        run(&Action::RequireReplicas { nodes, least }).await
+    };
+    assert_eq!(view(&primary).await.standing.required, Some(0));
+    require(1).await.unwrap();
+    require(1).await.expect("repeating is harmless");
+    until("the primary counts its replica", async || {
+        let standing = view(&primary).await.standing;
+        standing.required == Some(1) && standing.attached == [replica.addr()]
+    })
+    .await;
+    assert!(view(&replica).await.is_in_step());
+    assert_eq!(primary.text(&["SET", "key", "1"]).await, "OK");
+
+    replica.kill();
+    until("the primary has lost its replica", async || {
+        view(&primary).await.standing.attached.is_empty()
+    })
+    .await;
+    let mut client = primary.connect().await.unwrap();
+    let refused = client.text(&["SET", "key", "2"]).await.unwrap_err();
+    assert_eq!(refused.code(), Some("NOREPLICAS"));
+    require(0).await.unwrap();
+    assert_eq!(view(&primary).await.standing.required, Some(0));
+    assert_eq!(client.text(&["SET", "key", "2"]).await.unwrap(), "OK");
+
+    replica.resume().await;
+    until("the replica is back", async || {
+        view(&replica).await.is_in_step()
+    })
+    .await;
+    let of_another = Action::RequireReplicas {
+        nodes: vec![NodeRef {
+            id: view(&replica).await.id,
+            ..node(&primary).await
+        }],
+        least: 1,
+    };
+    let refused = run(&of_another).await.unwrap_err();
+    assert!(
+        matches!(refused, ExecuteError::OtherNode { .. }),
+        "{refused}"
+    );
+    assert_eq!(view(&primary).await.standing.required, Some(0));
 }

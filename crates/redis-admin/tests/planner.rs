@@ -50,6 +50,7 @@ impl Cluster {
             ordinal: place.ordinal,
             addr: place.server.as_ref().map(Server::addr),
             machine: None,
+            zone: None,
             presence: match place.server {
                 Some(_) => Presence::Running,
                 None => Presence::Absent,
@@ -57,12 +58,14 @@ impl Cluster {
             // Kubernetes would take a while to notice what happens here.
             vouched: place.server.is_some(),
             unborn: false,
+            fenced: false,
             probe,
         });
         World {
             shards: self.shards,
             replicas: self.replicas,
             members: members.collect(),
+            durable: None,
         }
     }
 

@@ -37,7 +37,8 @@ pub enum Action {
         /// Node, its slots, and its first epoch.
         assignments: Vec<(NodeRef, SlotRanges, u64)>,
     },
-    /// Make nodes without slots follow a primary (`CLUSTER REPLICATE`).
+    /// Make nodes without slots follow a primary (`CLUSTER REPLICATE`), also the one that they follow already when they
+    /// look for it at an address that it has left.
     Replicate {
         /// Node, and the id of the primary that it shall follow.
         pairs: Vec<(NodeRef, NodeId)>,
@@ -57,6 +58,14 @@ pub enum Action {
     Takeover {
         /// The replica with the best offset.
         replica: NodeRef,
+    },
+    /// Let servers take writes only while so many replicas are attached (`CONFIG SET min-replicas-to-write`), each read
+    /// back.
+    RequireReplicas {
+        /// The servers.
+        nodes: Vec<NodeRef>,
+        /// How many replicas; 0 to take writes without any.
+        least: u32,
     },
     /// Make `everyone` forget nodes that are gone for good (`CLUSTER FORGET`), all within the 60 seconds for which a
     /// node refuses to learn of a forgotten one again. A node that answers `Unknown node` has forgotten already.

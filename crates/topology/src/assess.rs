@@ -20,6 +20,8 @@ pub struct ShardHealth {
     pub keys: u64,
     /// What is wrong with it, in sentences.
     pub problems: Vec<String>,
+    /// Whom it lacks because a user wants so, in sentences; while it has a primary that answers.
+    pub fences: Vec<String>,
 }
 
 /// The state of the whole.
@@ -48,6 +50,12 @@ impl Health {
         self.problems().next().is_none()
     }
 
+    /// Whether everything is as wanted, but for servers that users have stopped: no look at it soon will show more.
+    #[must_use]
+    pub fn is_at_rest(&self) -> bool {
+        self.whole.is_empty() && self.shards.iter().all(|shard| shard.problems.is_empty())
+    }
+
     /// Whether every slot has an owner that answers, and the owners can elect: clients are served, perhaps with fewer
     /// replicas than wanted.
     #[must_use]
@@ -57,7 +65,10 @@ impl Health {
 
     /// What is wrong, in sentences for people: the shards' own first, then the whole's. Empty when healthy.
     pub fn problems(&self) -> impl Iterator<Item = &str> {
-        let shards = self.shards.iter().flat_map(|s| &s.problems);
+        let shards = self
+            .shards
+            .iter()
+            .flat_map(|s| s.problems.iter().chain(&s.fences));
         shards.chain(&self.whole).map(String::as_str)
     }
 }
@@ -143,14 +154,20 @@ fn assess_shard(roster: &Roster<'_>, index: u32) -> ShardHealth {
         problems.push(format!("shard {index} has {wanted} of {places} places"));
     }
 
-    let silences: Vec<String> = members()
-        .filter(|m| m.is_wanted(roster.world) && !roster.answered(m))
+    let mut fences: Vec<String> = members()
+        .filter(|m| m.is_wanted(roster.world) && m.fenced)
+        .map(|m| format!("{} is fenced", m.name))
+        .collect();
+    let mut silences: Vec<String> = members()
+        .filter(|m| m.is_wanted(roster.world) && !m.fenced && !roster.answered(m))
         .map(|m| match &m.probe {
             Probe::Silent(why) => format!("{} is silent ({why})", m.name),
             Probe::Answered(_) => format!("{} has no address", m.name),
         })
         .collect();
     if primary.is_none() {
+        fences.append(&mut silences);
+        silences = std::mem::take(&mut fences);
         let why = match owner {
             _ if !silences.is_empty() => silences.join(", "),
             Owner::Gone(i) => format!("node {} is gone", roster.strangers[i].id),
@@ -179,6 +196,15 @@ fn assess_shard(roster: &Roster<'_>, index: u32) -> ShardHealth {
             || node.view.primary.as_ref() != Some(&primary.view.id)
         {
             problems.push(format!("{name} does not follow {leader}"));
+        } else if let Some((ip, port)) = node
+            .view
+            .standing
+            .dials
+            .filter(|_| node.view.dials_in_vain(primary.addr))
+        {
+            problems.push(format!(
+                "{name} has no link to {leader}: it looks for it at {ip}:{port}"
+            ));
         } else if !node.view.link_up {
             problems.push(format!("{name} has no link to {leader}"));
         } else {
@@ -197,6 +223,7 @@ fn assess_shard(roster: &Roster<'_>, index: u32) -> ShardHealth {
         },
         keys: primary.map_or(0, |node| node.view.keys),
         problems,
+        fences,
     }
 }
 
@@ -277,6 +304,31 @@ mod tests {
         assert!(
             problems.contains(&"quickstart-shard-0-1 is silent (no such pod)"),
             "{problems:?}"
+        );
+    }
+
+    #[test]
+    fn a_fenced_server_is_missed_but_not_awaited() {
+        let mut sim = formed(3, 1);
+        sim.fence(1, 1);
+        let health = assess(&sim.world());
+        let fenced = ["quickstart-shard-1-1 is fenced"];
+        assert_eq!(health.problems().collect::<Vec<_>>(), fenced);
+        sim.kill(1, 1);
+        sim.gossip();
+        let health = assess(&sim.world());
+        assert_eq!(health.problems().collect::<Vec<_>>(), fenced);
+        assert!(!health.is_healthy() && health.is_at_rest() && health.is_serving());
+        // Without a primary the shard does not rest.
+        sim.fence(1, 0);
+        sim.kill(1, 0);
+        let health = assess(&sim.world());
+        assert!(!health.is_at_rest());
+        assert_eq!(
+            health.problems().next(),
+            Some(
+                "shard 1 has no primary: quickstart-shard-1-0 is fenced, quickstart-shard-1-1 is fenced"
+            )
         );
     }
 

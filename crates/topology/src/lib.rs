@@ -15,8 +15,8 @@ pub mod slots;
 pub use action::{Action, NodeRef};
 pub use assess::{Health, ShardHealth, assess};
 pub use model::{
-    KnownNode, LinkState, Member, NodeId, NodeView, Presence, Probe, Role, SLOT_COUNT, SlotRange,
-    SlotRanges, World,
+    Durable, FailedSaves, KnownNode, LinkState, Member, NodeId, NodeView, Presence, Probe, Role,
+    SLOT_COUNT, SlotRange, SlotRanges, Standing, World,
 };
 pub use parse::{ParseError, parse_cluster_info, parse_info, parse_nodes};
-pub use plan::{Plan, plan};
+pub use plan::{ALLOW_UNSAFE_PROMOTION, Plan, is_ready_to_lead, plan};

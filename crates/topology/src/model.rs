@@ -1,6 +1,6 @@
 //! The words of the domain. A [`World`] is everything that one pass knows; nothing in it is inferred from memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -92,11 +92,55 @@ impl KnownNode {
     /// no such sign: a node with several addresses announces one of them.
     #[must_use]
     pub fn is_elsewhere(&self, addr: (IpAddr, u16)) -> bool {
-        match self.addr {
-            Some(known) => known != addr && known.0.is_ipv4() == addr.0.is_ipv4(),
-            None => true,
-        }
+        self.addr.is_none_or(|known| differ(known, addr))
     }
+}
+
+/// Whether two addresses of one family are not the same.
+fn differ(one: (IpAddr, u16), other: (IpAddr, u16)) -> bool {
+    one != other && one.0.is_ipv4() == other.0.is_ipv4()
+}
+
+/// What a server last failed to write to its disk, by its own account.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FailedSaves {
+    /// The last snapshot (`rdb_last_bgsave_status:err`).
+    pub snapshot: bool,
+    /// The last write to the append-only file (`aof_last_write_status:err`): it takes no writes until one succeeds.
+    pub append: bool,
+    /// The last rewrite of the append-only file (`aof_last_bgrewrite_status:err`).
+    pub rewrite: bool,
+}
+
+impl FailedSaves {
+    /// Whether anything failed.
+    #[must_use]
+    pub fn any(self) -> bool {
+        self.snapshot || self.append || self.rewrite
+    }
+}
+
+/// How a server stands in its shard's replication, beyond its offset: what the in-sync set of a durable cluster is
+/// made of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// For a replica: for how many seconds it has not heard its primary. `None` when it has not since its start, and for
+    /// a primary.
+    pub unheard_seconds: Option<u64>,
+    /// For a replica: where it looks for its primary's stream. That is not always where it knows the primary to be: word
+    /// of a new address that comes from a third node does not make every engine dial there.
+    pub dials: Option<(IpAddr, u16)>,
+    /// For a primary: where the replicas are that read its stream and acknowledged some of it in the last
+    /// [`Standing::LAG_SECONDS`].
+    pub attached: Vec<(IpAddr, u16)>,
+    /// `min-replicas-to-write` as it is set now. `None` when that is not known.
+    pub required: Option<u32>,
+}
+
+impl Standing {
+    /// After how many seconds without a word from the other side a replica is not in step any more: twice the second
+    /// that passes between two acknowledgements, and between two pings.
+    pub const LAG_SECONDS: u64 = 2;
 }
 
 /// What one live node says of itself and of the others, read over its own connection.
@@ -120,12 +164,18 @@ pub struct NodeView {
     pub offset: u64,
     /// `master_link_status:up`, for a replica; `false` for a primary.
     pub link_up: bool,
+    /// How it stands in its shard's replication.
+    pub standing: Standing,
     /// Whether it still loads its data set.
     pub loading: bool,
     /// Keys, in all databases.
     pub keys: u64,
     /// Used memory, in bytes.
     pub used_memory: u64,
+    /// What it failed to write to its disk.
+    pub failed_saves: FailedSaves,
+    /// For how long the server's process has run, in seconds.
+    pub uptime_seconds: u64,
     /// Server version, e.g. `8.0.2`, as the engine reports it.
     pub version: String,
     /// Everything it knows about the others, by id; itself left out.
@@ -137,6 +187,21 @@ impl NodeView {
     #[must_use]
     pub fn is_blank(&self) -> bool {
         self.slots.is_empty() && self.keys == 0 && self.known.is_empty() && self.primary.is_none()
+    }
+
+    /// Whether it is a replica without a link that looks for its primary where that is not, because it is at `addr` now.
+    #[must_use]
+    pub fn dials_in_vain(&self, addr: (IpAddr, u16)) -> bool {
+        let dials = self.standing.dials;
+        self.role == Role::Replica && !self.link_up && dials.is_some_and(|at| differ(at, addr))
+    }
+
+    /// Whether it is a replica that hears its primary.
+    #[must_use]
+    pub fn is_in_step(&self) -> bool {
+        let unheard = self.standing.unheard_seconds;
+        let heard = unheard.is_some_and(|seconds| seconds <= Standing::LAG_SECONDS);
+        self.role == Role::Replica && self.link_up && !self.loading && heard
     }
 }
 
@@ -175,6 +240,8 @@ pub struct Member {
     pub addr: Option<(IpAddr, u16)>,
     /// Machine that it runs on, once it is scheduled.
     pub machine: Option<String>,
+    /// Zone of that machine, where machines are labelled with one.
+    pub zone: Option<String>,
     /// What Kubernetes says of the pod.
     pub presence: Presence,
     /// Whether Kubernetes says that the pod serves. Its kubelet looks from another place than we do: a server that is
@@ -183,6 +250,9 @@ pub struct Member {
     /// Whether it is certain that no server has run here and no data waits for one: the pod never got a machine, and
     /// has no volume. Such a place has nothing to say that a birth must wait for.
     pub unborn: bool,
+    /// Whether a user has its server stopped, and kept stopped: it may still be stopping, and does not come back before
+    /// the user wants it. Nothing new is given to it, and no data that it may hold are given up.
+    pub fenced: bool,
     /// What the server itself says.
     pub probe: Probe,
 }
@@ -214,6 +284,18 @@ impl Member {
     }
 }
 
+/// What is known of a cluster that promotes nobody who may lack an acknowledged write.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Durable {
+    /// By shard: the pods that hold every acknowledged write, its primary first, as the status says and the API server
+    /// has confirmed. A shard that is not here has not been looked at before: of its pods nothing is known.
+    pub in_sync: BTreeMap<u32, Vec<String>>,
+    /// Pods that have been seen out of step for so long that neither votes nor agents promote them any more.
+    pub expired: BTreeSet<String>,
+    /// The pod that may be promoted whatever it lacks, because the user says so.
+    pub allowed: Option<String>,
+}
+
 /// Everything that one pass knows about one cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct World {
@@ -223,4 +305,6 @@ pub struct World {
     pub replicas: u32,
     /// Every place that exists or is wanted, in any order; names are unique.
     pub members: Vec<Member>,
+    /// For a cluster that promotes nobody who may lack an acknowledged write: who lacks none.
+    pub durable: Option<Durable>,
 }

@@ -287,7 +287,16 @@ impl<'w> Roster<'w> {
         heard * 2 > owners.count() + gone.count()
     }
 
-    /// Whether silent owners of slots of whom Kubernetes says that they serve could be a majority among themselves.
+    /// Whether a majority of all owners of slots answers us.
+    pub(crate) fn majority_answers(&self) -> bool {
+        let answering = self.nodes.iter().filter(|n| !n.slots.is_empty()).count();
+        let gone = self.strangers.iter().filter(|s| !s.slots.is_empty());
+        answering > gone.count()
+    }
+
+    /// Whether, as far as Kubernetes can tell, those who are silent may go on without us and replace whom they miss: a
+    /// majority of the primaries, who vote, or most of the members, whose agents do without votes where exactly half of the
+    /// primaries are left.
     pub(crate) fn majority_may_be_elsewhere(&self) -> bool {
         let gone = self.strangers.iter().filter(|s| !s.slots.is_empty());
         let vouched = gone
@@ -295,8 +304,9 @@ impl<'w> Roster<'w> {
             .filter(|s| s.member.is_some_and(|member| member.vouched))
             .count();
         let owners = self.nodes.iter().filter(|n| !n.slots.is_empty()).count() + gone.count();
-        // Two primaries or one cannot outvote anybody: there, our own eyes and the replica's have to do.
-        owners >= 3 && vouched * 2 > owners
+        let silent = self.silent().filter(|member| member.vouched).count();
+        // One primary's own vote is no majority over anybody: there, our own eyes and the replica's have to do.
+        (owners >= 3 && vouched * 2 > owners) || silent * 2 > self.members.len()
     }
 
     /// Two members that say the same id: a copied volume. Nothing can be planned on such a world.

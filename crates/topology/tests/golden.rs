@@ -25,10 +25,15 @@ fn answers_of_redis_7_0() {
     assert_eq!(primary.slots, SlotRanges::all());
     assert_eq!(replica.known[&primary.id].slots, SlotRanges::all());
     assert!(primary.cluster_ok && replica.link_up && !primary.link_up);
+    let dialled = replica.known[&primary.id].addr;
+    assert!(dialled.is_some() && replica.standing.dials == dialled);
+    assert_eq!(primary.standing.dials, None);
     assert_eq!((primary.keys, replica.keys), (2, 2));
     assert_eq!(primary.offset, replica.offset);
     assert!(primary.offset > 0 && primary.used_memory > 1 << 20);
     assert_eq!(primary.epoch, 1);
+    assert!(!primary.failed_saves.any() && !replica.failed_saves.any());
+    assert!(primary.uptime_seconds > 0);
     assert!(primary.version.starts_with("7.0."), "{}", primary.version);
 }
 

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 
 use cachecluster_topology::sim::Sim;
 use cachecluster_topology::{
-    Action, LinkState, Member, NodeId, NodeView, Presence, Role, SlotRanges, World, assess, plan,
+    Action, Durable, LinkState, Member, NodeId, NodeView, Presence, Role, SlotRanges, World,
+    assess, is_ready_to_lead, plan,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -24,6 +25,8 @@ enum Event {
     Unplace(Index),
     RestartAll,
     Terminate(Index),
+    Fence(Index),
+    Lift(Index),
     Visible(Index, bool),
     Connected(Index, bool),
     Scale(u32),
@@ -45,6 +48,8 @@ fn event() -> impl Strategy<Value = Event> {
         2 => at().prop_map(Unplace),
         1 => Just(RestartAll),
         1 => at().prop_map(Terminate),
+        1 => at().prop_map(Fence),
+        1 => at().prop_map(Lift),
         2 => (at(), any::<bool>()).prop_map(|(i, on)| Visible(i, on)),
         2 => (at(), any::<bool>()).prop_map(|(i, on)| Connected(i, on)),
         1 => (0..3_u32).prop_map(Scale),
@@ -63,6 +68,10 @@ struct Trial {
     replicas: u32,
     /// Whether no event may destroy the last copy of a shard's data.
     careful: bool,
+    /// For a durable cluster: what its status says.
+    durable: Option<Durable>,
+    /// For a durable cluster: keys of each shard that were acknowledged and are not known to be lost.
+    acknowledged: Vec<u64>,
 }
 
 impl Trial {
@@ -72,7 +81,27 @@ impl Trial {
             shards,
             replicas,
             careful,
+            durable: None,
+            acknowledged: vec![0; shards as usize],
         }
+    }
+
+    fn durable(shards: u32, replicas: u32) -> Self {
+        let mut trial = Self::new(shards, replicas, false);
+        trial.sim.demand_replicas();
+        trial.durable = Some(Durable::default());
+        trial
+    }
+
+    /// What an operator sees now.
+    fn world(&self) -> World {
+        let mut world = self.sim.world();
+        world.durable = self.durable.clone();
+        if let Some(durable) = &mut world.durable {
+            // Nobody else promotes anybody, except where a test says so.
+            durable.expired = world.members.iter().map(|m| m.name.clone()).collect();
+        }
+        world
     }
 
     fn at(&self, index: Index) -> (u32, u32) {
@@ -120,6 +149,14 @@ impl Trial {
                     self.sim.mark(s, o, Presence::Terminating);
                 }
             }
+            Event::Fence(i) => {
+                let (s, o) = self.at(i);
+                self.sim.fence(s, o);
+            }
+            Event::Lift(i) => {
+                let (s, o) = self.at(i);
+                self.sim.lift(s, o);
+            }
             Event::Visible(i, on) => {
                 let (s, o) = self.at(i);
                 self.sim.set_visible(s, o, on);
@@ -134,12 +171,22 @@ impl Trial {
             }
             Event::Scale(_) => {}
             Event::Write(i, keys) => {
-                self.sim.write(i.index(self.shards as usize) as u32, keys);
+                let shard = i.index(self.shards as usize);
+                if self.durable.is_some() {
+                    // Replication is instant here: a primary knows who reads what it writes.
+                    self.sim.gossip();
+                }
+                if self.sim.write(shard as u32, keys) {
+                    self.acknowledged[shard] += keys;
+                }
                 self.sim.gossip();
             }
             Event::Gossip => self.sim.gossip(),
             Event::Elect => {
-                self.sim.elect();
+                if self.sim.elect() {
+                    // Votes do not ask for more than a recent link.
+                    self.acknowledged.fill(0);
+                }
             }
             Event::Pass(commands) => {
                 self.pass(commands);
@@ -149,7 +196,7 @@ impl Trial {
 
     /// One pass of an operator that dies after so many commands, with everything checked that must hold of any plan.
     fn pass(&mut self, commands: usize) -> bool {
-        let world = self.sim.world();
+        let world = self.world();
         let planned = plan(&world);
         assert_eq!(
             planned,
@@ -158,14 +205,24 @@ impl Trial {
         );
         let healthy = assess(&world).is_healthy();
         if healthy {
-            assert!(planned.waiting.is_empty(), "{:?}", planned.waiting);
-            let evens_out = |action: &Action| matches!(action, Action::Failover { .. });
+            // A primary that has just come back counts its replicas anew, which only matters where it demands one.
+            let at_rest = planned.waiting.is_empty();
+            assert!(at_rest || self.durable.is_some(), "{:?}", planned.waiting);
+            let evens_out = |action: &Action| match action {
+                Action::Failover { .. } => true,
+                Action::RequireReplicas { .. } => self.durable.is_some(),
+                _ => false,
+            };
             assert!(
                 planned.action.iter().all(evens_out),
                 "a healthy world needs no {:?}",
                 planned.action
             );
-            if planned.action.is_none() {
+            let sets = self.durable.as_ref().map(|durable| &durable.in_sync);
+            if planned.action.is_none()
+                && at_rest
+                && sets.is_none_or(|sets| *sets == planned.in_sync)
+            {
                 return true;
             }
         }
@@ -177,6 +234,17 @@ impl Trial {
             assert!(lost.is_empty(), "{action:?} uncovered slots {lost}");
             // What is planned on what a node said a moment ago, it does not refuse.
             assert!(refused.is_empty(), "{action:?} was refused: {refused:?}");
+            if let Action::AssignSlots { assignments } = &action {
+                // All that was there is gone, with every place of the shard.
+                for (node, ..) in assignments {
+                    let mut members = world.members.iter();
+                    let shard = members.find(|m| m.name == node.name).unwrap().shard;
+                    self.acknowledged[shard as usize] = 0;
+                }
+            }
+        }
+        if let Some(durable) = self.durable.as_mut().filter(|_| commands > 0) {
+            durable.in_sync = planned.in_sync;
         }
         false
     }
@@ -196,10 +264,21 @@ impl Trial {
                     heard.all(|k| k.link != LinkState::Ok),
                     "promoted although another node hears the primary"
                 );
-                let siblings =
-                    views().filter(|v| v.primary.as_ref() == Some(primary) && !v.loading);
+                let fenced = |id: &NodeId| {
+                    let mut fenced = world.members.iter().filter(|m| m.fenced);
+                    fenced.any(|m| m.view().is_some_and(|v| v.id == *id))
+                };
+                assert!(!fenced(&replica.id), "promoted one that stops");
+                let siblings = views().filter(|v| {
+                    v.primary.as_ref() == Some(primary) && !v.loading && !fenced(&v.id)
+                });
                 let best = siblings.map(|v| v.offset).max();
-                assert_eq!(best, Some(this.offset), "promoted over a fresher replica");
+                match &self.durable {
+                    None => {
+                        assert_eq!(best, Some(this.offset), "promoted over a fresher replica");
+                    }
+                    Some(durable) => self.check_durable(durable, world, &replica.name, this),
+                }
                 // With one or two shards nobody can tell a majority from a single node that is cut off with us: there
                 // the silence of the primary to everybody we hear has to do.
                 if world.shards >= 3 && matches!(action, Action::Takeover { .. }) {
@@ -211,6 +290,17 @@ impl Trial {
                     assert!(
                         hidden * 2 <= shards,
                         "promoted by decree while {hidden} of {shards} primaries go on elsewhere"
+                    );
+                }
+                // Agents that are cut off with most of the members may do without votes.
+                if matches!(action, Action::Takeover { .. }) {
+                    let silent = world
+                        .members
+                        .iter()
+                        .filter(|m| m.vouched && m.view().is_none());
+                    assert!(
+                        silent.count() * 2 <= world.members.len(),
+                        "promoted by decree against most of the agents"
                     );
                 }
             }
@@ -235,6 +325,9 @@ impl Trial {
                     taken = taken.union(slots);
                 }
                 for (node, _, _) in assignments {
+                    let mut members = world.members.iter();
+                    let fenced = members.any(|m| m.fenced && m.name == node.name);
+                    assert!(!fenced, "{} stops, and is given slots", node.name);
                     let view = self.sim.alive(&node.id).unwrap();
                     assert_eq!(view.role, Role::Primary, "{} follows somebody", node.name);
                 }
@@ -245,22 +338,69 @@ impl Trial {
                 let ids: BTreeSet<_> = peers.iter().map(|p| &p.id).collect();
                 assert!(ids.len() == peers.len() && !ids.contains(&via.id));
             }
+            Action::RequireReplicas { nodes, least } => {
+                let durable = self.durable.as_ref().unwrap();
+                for node in nodes.iter().filter(|_| *least == 0) {
+                    let mut sets = durable.in_sync.values();
+                    let alone = [node.name.clone()];
+                    assert!(sets.any(|set| *set == alone), "{} is not alone", node.name);
+                    assert!(self.sim.alive(&node.id).unwrap().cluster_ok);
+                }
+            }
             Action::Failover { replica } => {
                 let of = |id: &NodeId| {
                     let mut members = world.members.iter();
                     let this = members.find(|m| m.view().is_some_and(|v| v.id == *id));
                     this.unwrap()
                 };
-                let load = |member: &Member| {
-                    let beside = world.members.iter().filter(|m| m.machine == member.machine);
-                    let owns = |m: &&Member| m.view().is_some_and(|v| !v.slots.is_empty());
-                    beside.filter(owns).count()
-                };
                 let to = of(&replica.id);
+                assert!(!to.fenced, "handed over to one that stops");
+                assert!(is_ready_to_lead(world, &replica.id));
                 let from = of(to.view().unwrap().primary.as_ref().unwrap());
-                assert!(load(to) + 1 < load(from), "nothing is evened out");
+                let load = |member: &Member| owners_at(world, |m| m.machine == member.machine);
+                if load(to) + 1 < load(from) {
+                    return;
+                }
+                assert!(load(to) < load(from), "a machine comes off worse");
+                let zone = |member: &Member| owners_at(world, |m| m.zone == member.zone);
+                assert!(zone(to) < zone(from), "nothing is evened out");
+                let fullest = world.members.iter().map(zone).max().unwrap();
+                assert!(
+                    fullest * 2 >= owners_at(world, |_| true),
+                    "nobody needs that"
+                );
             }
         }
+    }
+
+    fn check_durable(&self, durable: &Durable, world: &World, name: &String, view: &NodeView) {
+        if durable.allowed.as_ref() == Some(name) {
+            return;
+        }
+        let mut members = world.members.iter();
+        let shard = members.find(|m| m.name == *name).unwrap().shard;
+        let set = &durable.in_sync[&shard];
+        assert!(
+            set.contains(name),
+            "promoted {name}, which is not in {set:?}"
+        );
+        let acknowledged = self.acknowledged[shard as usize];
+        assert!(
+            view.keys >= acknowledged,
+            "promoted {name}, which lacks {} of {acknowledged} keys",
+            acknowledged - view.keys
+        );
+    }
+
+    /// The user accepts what a refusal says is lost. Whether there was one.
+    fn allow(&mut self) -> bool {
+        let refused = plan(&self.world()).refused;
+        let pod = refused.first().and_then(|why| why.rsplit_once('='));
+        let Some((durable, (_, pod))) = self.durable.as_mut().zip(pod) else {
+            return false;
+        };
+        durable.allowed = Some(pod.to_owned());
+        true
     }
 
     /// Everything that can be repaired from outside is: pods run, networks work.
@@ -269,6 +409,7 @@ impl Trial {
             let (s, o) = (member.shard, member.ordinal);
             self.sim.set_visible(s, o, true);
             self.sim.set_connected(s, o, true);
+            self.sim.lift(s, o);
             if member.presence == Presence::Terminating {
                 self.sim.delete(s, o);
             }
@@ -287,7 +428,16 @@ impl Trial {
                 return;
             }
         }
-        let world = self.sim.world();
+        // One shard at a time: the annotation names one pod.
+        while self.allow() {
+            for _ in 0..ENOUGH {
+                self.sim.gossip();
+                if self.pass(usize::MAX) {
+                    return;
+                }
+            }
+        }
+        let world = self.world();
         let health = assess(&world);
         let problems: Vec<_> = health.problems().collect();
         let plan = plan(&world);
@@ -309,6 +459,17 @@ impl Trial {
             .map(|s| s.keys)
             .sum()
     }
+}
+
+/// How many owners of slots are where `there` says.
+fn owners_at(world: &World, there: impl Fn(&Member) -> bool) -> usize {
+    let owns = |m: &&Member| m.view().is_some_and(|v| !v.slots.is_empty());
+    world
+        .members
+        .iter()
+        .filter(owns)
+        .filter(|m| there(m))
+        .count()
 }
 
 /// The same world told in another order.
@@ -418,5 +579,66 @@ proptest! {
         }
         trial.calm();
         trial.must_heal();
+    }
+
+    #[test]
+    fn primaries_come_to_rest_where_machines_and_zones_share_them(
+        shards in 1..8_u32, replicas in 0..3_u32, machines in vec(0..7_u32, 24), zones in 1..5_u32,
+        events in vec(event(), 0..20)
+    ) {
+        let mut trial = Trial::new(shards, replicas, true);
+        for shard in 0..shards {
+            for ordinal in 0..=replicas {
+                let machine = machines[(shard * 3 + ordinal) as usize];
+                let zone = format!("zone-{}", machine % zones);
+                trial.sim.put(shard, ordinal, &format!("machine-{machine}"), Some(&zone));
+            }
+        }
+        trial.must_heal();
+        for event in &events {
+            trial.happen(event);
+        }
+        trial.calm();
+        let mut handed_over = 0;
+        while !trial.pass(usize::MAX) {
+            trial.sim.gossip();
+            handed_over += 1;
+            prop_assert!(handed_over < 100, "no end");
+        }
+        // At rest. No single hand-over to a machine with fewer would relieve a zone that holds too many.
+        let world = trial.sim.world();
+        let all: BTreeSet<_> = world.members.iter().map(|m| &m.zone).collect();
+        let fullest = world.members.iter().map(|m| owners_at(&world, |o| o.zone == m.zone)).max();
+        let fullest = fullest.unwrap();
+        if all.len() < 3 || fullest * 2 < shards as usize {
+            return Ok(());
+        }
+        for to in &world.members {
+            let Some(id) = &to.view().unwrap().primary else { continue };
+            let mut members = world.members.iter();
+            let from = members.find(|m| m.view().unwrap().id == *id).unwrap();
+            let on = |m: &Member| owners_at(&world, |o| o.machine == m.machine);
+            let within = |m: &Member| owners_at(&world, |o| o.zone == m.zone);
+            let helps = within(from) == fullest && within(to) + 2 <= fullest;
+            prop_assert!(!(helps && on(to) < on(from)), "{} could take over", to.name);
+        }
+    }
+
+    #[test]
+    fn a_durable_cluster_promotes_nobody_who_lacks_an_acknowledged_write(
+        shards in 1..5_u32, replicas in 0..4_u32, born in any::<bool>(), events in vec(event(), 0..60)
+    ) {
+        let mut trial = Trial::durable(shards, replicas);
+        if born {
+            trial.must_heal();
+        }
+        for event in &events {
+            trial.happen(event);
+        }
+        trial.calm();
+        trial.must_heal();
+        for shard in 0..shards {
+            prop_assert!(trial.sim.write(shard, 1), "{:#?}", trial.durable);
+        }
     }
 }

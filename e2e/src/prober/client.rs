@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::names::Remembered;
+
 /// How connections are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Connections {
@@ -70,6 +72,7 @@ impl Client {
         let http = reqwest::Client::builder()
             .timeout(timeout)
             .no_proxy()
+            .dns_resolver(Remembered::shared())
             .tcp_nodelay(true)
             .pool_max_idle_per_host(if keep { usize::MAX } else { 0 })
             .build()

@@ -38,14 +38,22 @@ impl Pace {
 
     /// The longest time, in milliseconds, in which no good answer came, from the start to `end`.
     pub(crate) fn gap_ms(&mut self, end: Duration) -> u64 {
+        self.longest_gap(end).1
+    }
+
+    /// The same with the time after the start at which it began, in milliseconds, before it.
+    pub(crate) fn longest_gap(&mut self, end: Duration) -> (u64, u64) {
         self.at.sort_unstable();
         let mut last = 0;
-        let mut longest = 0;
+        let mut longest = (0, 0);
         for at in self.at.iter().copied().chain([micros(end)]) {
-            longest = longest.max(at.saturating_sub(last));
+            let gap = at.saturating_sub(last);
+            if gap > longest.1 {
+                longest = (last, gap);
+            }
             last = at;
         }
-        longest / 1000
+        (longest.0 / 1000, longest.1 / 1000)
     }
 }
 
@@ -88,5 +96,6 @@ mod tests {
         assert_eq!(pace(&[(90, 1), (10, 1)]).gap_ms(end), 80);
         assert_eq!(pace(&[(5, 1), (25, 1)]).gap_ms(end), 75);
         assert_eq!(pace(&[]).gap_ms(end), 100);
+        assert_eq!(pace(&[(5, 1), (25, 1)]).longest_gap(end), (25, 75));
     }
 }

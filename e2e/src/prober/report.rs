@@ -56,8 +56,88 @@ pub(crate) struct WriterReport {
     pub(crate) unread: u64,
     /// Longest time between two acknowledgements, in milliseconds.
     pub(crate) gap_ms: u64,
+    /// Longest time that an acknowledged write took, in milliseconds.
+    #[serde(default)]
+    pub(crate) max_ms: f64,
     /// Some lost keys and failures, in words.
     pub(crate) examples: Vec<String>,
+}
+
+/// What a Redis Cluster client saw, and what became of its acknowledged writes.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct RedisWriterReport {
+    /// Writes that were acknowledged.
+    pub(crate) acked: u64,
+    /// Writes that were not acknowledged within their time; they may or may not be there.
+    pub(crate) failed: u64,
+    /// Keys whose value at the end is older than the last acknowledged one, or gone.
+    pub(crate) lost: u64,
+    /// When the first of those was acknowledged, in milliseconds since 1970.
+    pub(crate) lost_first_ms: Option<i64>,
+    /// When the last of those was acknowledged.
+    pub(crate) lost_last_ms: Option<i64>,
+    /// Keys that could not be read at the end.
+    pub(crate) unread: u64,
+    /// Longest time between two acknowledgements of the same shard, in milliseconds.
+    pub(crate) gap_ms: u64,
+    /// Reads that gave an older value than one acknowledged before they began, and not because it is lost.
+    pub(crate) stale: u64,
+    /// The longest time, in milliseconds, that such a read came after the shard's first acknowledgement by the primary
+    /// of then. Nothing if the shard has had only one.
+    pub(crate) stale_after_ms: Option<i64>,
+    /// Reads in all.
+    pub(crate) reads: u64,
+    /// Each shard as it was at the start, by its lowest slot.
+    pub(crate) shards: Vec<ShardReport>,
+    /// What went wrong on the way, by kind; a write that succeeds at last leaves its troubles here.
+    pub(crate) troubles: BTreeMap<String, u64>,
+    /// Some lost keys and failures, in words.
+    pub(crate) examples: Vec<String>,
+}
+
+/// What a Redis Cluster client saw of one shard. A shard is the slots that one primary had at the start.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct ShardReport {
+    /// Its slots, e.g. `0-5460`.
+    pub(crate) slots: String,
+    /// Writes that were acknowledged.
+    pub(crate) acked: u64,
+    /// Writes that were not acknowledged within their time.
+    pub(crate) failed: u64,
+    /// Longest time between two acknowledgements, in milliseconds.
+    pub(crate) gap_ms: u64,
+    /// When that gap began, in milliseconds since 1970.
+    pub(crate) gap_at_ms: i64,
+    /// Keys lost.
+    pub(crate) lost: u64,
+    /// When the first of those was acknowledged, in milliseconds since 1970.
+    pub(crate) lost_first_ms: Option<i64>,
+    /// When the last of those was acknowledged.
+    pub(crate) lost_last_ms: Option<i64>,
+    /// Stale reads, as in the whole report.
+    #[serde(default)]
+    pub(crate) stale: u64,
+    /// When the first of those was answered, in milliseconds since 1970.
+    #[serde(default)]
+    pub(crate) stale_first_ms: Option<i64>,
+    /// When the last of those was answered.
+    #[serde(default)]
+    pub(crate) stale_last_ms: Option<i64>,
+    /// Who acknowledged, in order.
+    pub(crate) served: Vec<Served>,
+}
+
+/// A time in which one node acknowledged a shard's writes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Served {
+    /// Its address.
+    pub(crate) node: String,
+    /// Its first acknowledgement, in milliseconds since 1970.
+    pub(crate) first_ms: i64,
+    /// Its last.
+    pub(crate) last_ms: i64,
+    /// How many.
+    pub(crate) acked: u64,
 }
 
 /// What a look at numbered keys found.

@@ -3,7 +3,9 @@
 //! Each key belongs to one worker, which writes increasing numbers to it and notes every acknowledgement. At the end
 //! each key is read back: a value below the last acknowledged one is a lost write. A value above it is none, because a
 //! write whose answer did not arrive may have been done. With as many keys as there are writes, each key is written once
-//! and every single write is checked; with fewer, a later write covers the loss of an earlier one.
+//! and every single write is checked; with fewer, a later write covers the loss of an earlier one. What single writes do
+//! not show is an old one that comes late, over a newer one: for that, a share of the writes can go to a few keys again
+//! and again.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,7 +14,8 @@ use anyhow::{Result, anyhow};
 use futures::StreamExt;
 use tokio::task::JoinSet;
 
-use super::client::{Client, Connections};
+use super::client::{Answer, Client, Connections};
+use super::ledger::{Acked, Found, Losses, Written, judge, note};
 use super::pace::Pace;
 use super::report::WriterReport;
 
@@ -34,33 +37,19 @@ pub(crate) struct Args {
     /// Keys in all; their hash slots are spread evenly enough to meet every shard
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     keys: u64,
+    /// Each so-many-th write of a worker goes to one of a few further keys that it writes again and again; 0: none
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=1000))]
+    again: u64,
+    /// What keys start with; a writer that follows another on the same cluster needs another, or finds its values
+    #[arg(long, default_value = "writer")]
+    prefix: String,
     /// How long to try to read the keys back, in seconds
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=600))]
     settle: u64,
 }
 
-/// What happened to one key.
-#[derive(Clone, Debug)]
-struct Written {
-    key: String,
-    acked: Option<Acked>,
-}
-
-/// The last acknowledged write of a key.
-#[derive(Clone, Copy, Debug)]
-struct Acked {
-    number: u64,
-    /// When the acknowledgement arrived, in milliseconds since 1970.
-    at_ms: i64,
-}
-
-/// How a key was found at the end.
-#[derive(Debug, PartialEq, Eq)]
-enum Found {
-    Kept,
-    Lost { at_ms: i64, how: String },
-    Unread(String),
-}
+/// Keys that are written again and again, of all workers together.
+const AGAIN: u64 = 64;
 
 /// Writes, then reads back.
 ///
@@ -78,23 +67,36 @@ pub(crate) async fn run(args: &Args) -> Result<WriterReport> {
     for worker in 0..workers {
         let client = Client::new(&args.url, timeout, Connections::Mixed.keeps(worker))?;
         let keys = (worker..args.keys).step_by(usize::try_from(workers)?);
-        let keys: Vec<String> = keys.map(|key| format!("writer-{key}")).collect();
+        let once = keys.map(|key| format!("{}-{key}", args.prefix));
+        let again = (0..(AGAIN / workers).max(1))
+            .map(|key| format!("{}-again-{worker}-{key}", args.prefix));
+        let keys = Keys::of(once, again, args.again);
         let interval = Duration::from_secs(1) * u32::try_from(workers)? / u32::try_from(args.rate)?;
-        let until = start + Duration::from_secs(args.seconds);
-        running.spawn(write(client, keys, interval, start, until));
+        // Their turns are spread over the interval: together they write evenly, not in bursts.
+        let turns = Turns {
+            start,
+            first: start + interval * u32::try_from(worker)? / u32::try_from(workers)?,
+            interval,
+            until: start + Duration::from_secs(args.seconds),
+        };
+        running.spawn(write(client, keys, turns));
     }
     let mut report = WriterReport::default();
     let mut pace = Pace::default();
-    let mut written = Vec::new();
+    let (mut written, mut losses) = (Vec::new(), Losses::default());
     while let Some(joined) = running.join_next().await {
         let tally = joined.map_err(|error| anyhow!("a worker ended early: {error}"))?;
         report.acked += tally.acked;
         report.failed += tally.failed;
         note(&mut report.examples, tally.examples);
         written.extend(tally.written);
+        let replaced = tally.replaced.into_iter();
+        replaced.for_each(|found| losses.count(found));
         pace.add(tally.pace);
     }
-    report.gap_ms = pace.gap_ms(start.elapsed());
+    // Not later: at the end each worker waits for a turn that does not come.
+    report.gap_ms = pace.gap_ms(Duration::from_secs(args.seconds));
+    report.max_ms = pace.latency_ms(1.0);
 
     let client = Arc::new(Client::new(&args.url, timeout, true)?);
     let until = Instant::now() + Duration::from_secs(args.settle);
@@ -103,28 +105,13 @@ pub(crate) async fn run(args: &Args) -> Result<WriterReport> {
         .buffer_unordered(16)
         .collect()
         .await;
-    for found in found {
-        match found {
-            Found::Kept => {}
-            Found::Lost { at_ms, how } => {
-                report.lost += 1;
-                report.lost_first_ms = Some(report.lost_first_ms.map_or(at_ms, |t| t.min(at_ms)));
-                report.lost_last_ms = report.lost_last_ms.max(Some(at_ms));
-                note(&mut report.examples, [how]);
-            }
-            Found::Unread(how) => {
-                report.unread += 1;
-                note(&mut report.examples, [how]);
-            }
-        }
-    }
+    found.into_iter().for_each(|found| losses.count(found));
+    report.lost = losses.lost;
+    report.lost_first_ms = losses.first_ms;
+    report.lost_last_ms = losses.last_ms;
+    report.unread = losses.unread;
+    note(&mut report.examples, losses.examples);
     Ok(report)
-}
-
-/// Keeps the first ten.
-fn note(examples: &mut Vec<String>, more: impl IntoIterator<Item = String>) {
-    let room = 10usize.saturating_sub(examples.len());
-    examples.extend(more.into_iter().take(room));
 }
 
 #[derive(Debug, Default)]
@@ -133,69 +120,147 @@ struct Tally {
     failed: u64,
     examples: Vec<String>,
     written: Vec<Written>,
+    /// How keys were found before they were written again.
+    replaced: Vec<Found>,
     pace: Pace,
 }
 
-async fn write(
-    client: Client,
-    keys: Vec<String>,
-    interval: Duration,
+/// When a worker writes.
+#[derive(Clone, Copy, Debug)]
+struct Turns {
+    /// When all began.
     start: Instant,
+    /// The worker's own first write.
+    first: Instant,
+    /// From one to the next.
+    interval: Duration,
+    /// No write begins later.
     until: Instant,
-) -> Tally {
-    let mut tally = Tally {
-        written: keys
-            .into_iter()
-            .map(|key| Written { key, acked: None })
-            .collect(),
-        ..Tally::default()
-    };
-    let mut due = start;
+}
+
+/// The keys of one worker.
+struct Keys {
+    once: Vec<Written>,
+    /// Those that are written again and again.
+    again: Vec<Written>,
+    /// Those that were, and are not any more.
+    given_up: Vec<Written>,
+    /// Each so-many-th write goes to one of `again`.
+    share: u64,
+}
+
+impl Keys {
+    /// Of these, with each `share`th write to one of `again`.
+    fn of(
+        once: impl Iterator<Item = String>,
+        again: impl Iterator<Item = String>,
+        share: u64,
+    ) -> Self {
+        Self {
+            once: once.map(Written::new).collect(),
+            again: again.map(Written::new).collect(),
+            given_up: Vec::new(),
+            share,
+        }
+    }
+
+    /// The key of a worker's write of this number.
+    fn at(&mut self, number: u64) -> &mut Written {
+        let (keys, turn) = if self.is_again(number) {
+            (&mut self.again, number / self.share)
+        } else {
+            (&mut self.once, number)
+        };
+        let place = turn % keys.len() as u64;
+        #[allow(clippy::cast_possible_truncation)]
+        let place = place as usize;
+        &mut keys[place]
+    }
+
+    fn is_again(&self, number: u64) -> bool {
+        self.share > 0 && number.is_multiple_of(self.share)
+    }
+
+    /// Gives up the key of this write, which was not acknowledged: it may still come, and would look like the loss of a
+    /// newer one. Another takes its place; what was acknowledged of it is looked for all the same.
+    fn give_up(&mut self, number: u64) {
+        if !self.is_again(number) {
+            return;
+        }
+        let key = self.at(number);
+        let name = format!("{}-{number}", key.key);
+        let given_up = std::mem::replace(key, Written::new(name));
+        self.given_up.push(given_up);
+    }
+
+    /// How the key of this write is found that it replaces, if it was written before: the loss would not be seen any more
+    /// after it. No answer is none: the write that follows tells of that.
+    async fn look(&mut self, client: &Client, number: u64) -> Option<Found> {
+        if !self.is_again(number) {
+            return None;
+        }
+        let written = self.at(number);
+        written.acked?;
+        let answer = client.get(&written.key).await.ok()?;
+        answer_tells(&answer, written)
+    }
+
+    fn all(self) -> Vec<Written> {
+        [self.once, self.again, self.given_up].concat()
+    }
+}
+
+async fn write(client: Client, mut keys: Keys, turns: Turns) -> Tally {
+    let mut tally = Tally::default();
+    let mut due = turns.first;
     // The number grows over all keys of this worker, so it grows for each key.
     for number in 1u64.. {
-        let count = tally.written.len() as u64;
-        #[allow(clippy::cast_possible_truncation)]
-        let index = (number % count) as usize;
-        if Instant::now() >= until {
+        tokio::time::sleep_until(due.into()).await;
+        if Instant::now() >= turns.until {
             break;
         }
-        due = (due + interval).max(Instant::now());
+        due = (due + turns.interval).max(Instant::now());
+        if let Some(found) = keys.look(&client, number).await {
+            tally.replaced.push(found);
+        }
         let sent = Instant::now();
-        let answer = client
-            .set(&tally.written[index].key, &number.to_string())
-            .await;
+        let answer = client.set(&keys.at(number).key, &number.to_string()).await;
         match answer {
             Ok(answer) if answer.status == 200 => {
                 tally.acked += 1;
-                tally.written[index].acked = Some(Acked {
-                    number,
-                    at_ms: jiff::Timestamp::now().as_millisecond(),
-                });
-                tally.pace.note(start.elapsed(), sent.elapsed());
+                keys.at(number).acked = Some(Acked::now(number));
+                tally.pace.note(turns.start.elapsed(), sent.elapsed());
             }
             Ok(answer) => {
                 tally.failed += 1;
+                keys.give_up(number);
                 let what = format!("write refused: {} {}", answer.status, answer.body);
                 note(&mut tally.examples, [what]);
             }
             Err(error) => {
                 tally.failed += 1;
+                keys.give_up(number);
                 note(&mut tally.examples, [format!("write failed: {error:#}")]);
             }
         }
-        tokio::time::sleep_until(due.into()).await;
     }
+    tally.written = keys.all();
     tally
+}
+
+/// How a key is found by an answer to a read; nothing if that tells of no value.
+fn answer_tells(answer: &Answer, written: &Written) -> Option<Found> {
+    let value = answer.json()["value"].as_str().map(str::to_owned);
+    matches!(answer.status, 200 | 404).then(|| judge(written, value.as_deref()))
 }
 
 async fn read_back(client: Arc<Client>, written: Written, until: Instant) -> Found {
     loop {
         let why = match client.get(&written.key).await {
-            Ok(answer) if answer.status == 200 || answer.status == 404 => {
-                let value = answer.json()["value"].as_str().map(str::to_owned);
-                return judge(&written, value.as_deref());
-            }
-            Ok(answer) => format!("{} {}", answer.status, answer.body),
+            Ok(answer) => match answer_tells(&answer, &written) {
+                Some(found) => return found,
+                None => format!("{} {}", answer.status, answer.body),
+            },
             Err(error) => format!("{error:#}"),
         };
         if Instant::now() >= until {
@@ -205,41 +270,63 @@ async fn read_back(client: Arc<Client>, written: Written, until: Instant) -> Fou
     }
 }
 
-/// Whether the value read at the end is at least as new as the last acknowledged write.
-fn judge(written: &Written, value: Option<&str>) -> Found {
-    let Some(Acked { number, at_ms }) = written.acked else {
-        return Found::Kept;
-    };
-    let there = match value.map(str::parse::<u64>) {
-        Some(Ok(read)) if read >= number => return Found::Kept,
-        Some(_) => format!("{value:?} is there"),
-        None => "nothing is there".to_owned(),
-    };
-    let key = &written.key;
-    Found::Lost {
-        at_ms,
-        how: format!("{key}: {number} was acknowledged at {at_ms}, {there}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn keys() -> Keys {
+        let once = (0..10).map(|key| format!("once-{key}"));
+        Keys::of(
+            once,
+            ["again-0", "again-1"].map(str::to_owned).into_iter(),
+            4,
+        )
+    }
+
     #[test]
-    fn an_acknowledged_write_is_lost_if_an_older_value_or_none_is_there() {
-        let acked = |number: Option<u64>| Written {
-            key: "k".to_owned(),
-            acked: number.map(|number| Acked { number, at_ms: 7 }),
+    fn a_share_of_the_writes_goes_to_few_keys_again_and_again() {
+        let mut keys = keys();
+        let used: Vec<String> = (1..=12).map(|number| keys.at(number).key.clone()).collect();
+        assert_eq!(
+            [&used[3], &used[7], &used[11]],
+            ["again-1", "again-0", "again-1"]
+        );
+        let once = used.iter().filter(|key| key.starts_with("once"));
+        assert_eq!(once.count(), 9);
+        let mut none = Keys::of(["k".to_owned()].into_iter(), std::iter::empty(), 0);
+        assert_eq!(none.at(4).key, "k");
+    }
+
+    #[test]
+    fn what_a_write_replaces_may_be_no_older_than_what_was_acknowledged() {
+        let mut written = Written::new("k".to_owned());
+        written.acked = Some(Acked::now(8));
+        let answer = |status, body: &str| Answer {
+            status,
+            media_type: "application/json".to_owned(),
+            allow: String::new(),
+            body: body.to_owned(),
         };
-        assert_eq!(judge(&acked(Some(5)), Some("5")), Found::Kept);
-        assert_eq!(judge(&acked(Some(5)), Some("6")), Found::Kept);
-        assert_eq!(judge(&acked(None), None), Found::Kept);
-        for value in [Some("4"), Some("other"), None] {
-            assert!(matches!(
-                judge(&acked(Some(5)), value),
-                Found::Lost { at_ms: 7, .. }
-            ));
-        }
+        let tells = |status, body| answer_tells(&answer(status, body), &written);
+        assert_eq!(tells(200, r#"{"key":"k","value":"8"}"#), Some(Found::Kept));
+        assert!(matches!(
+            tells(200, r#"{"key":"k","value":"4"}"#),
+            Some(Found::Lost { .. })
+        ));
+        assert!(matches!(tells(404, "{}"), Some(Found::Lost { .. })));
+        assert_eq!(tells(503, "{}"), None);
+    }
+
+    #[test]
+    fn a_key_with_a_write_that_may_come_late_is_looked_for_and_not_written_again() {
+        let mut keys = keys();
+        keys.at(4).acked = Some(Acked::now(4));
+        keys.give_up(12);
+        assert_eq!(keys.at(20).key, "again-1-12");
+        keys.give_up(1);
+        let all = keys.all();
+        let there = |key: &str| all.iter().find(|written| written.key == key);
+        assert_eq!(there("again-1").unwrap().acked.unwrap().number, 4);
+        assert_eq!(all.len(), 13);
     }
 }

@@ -17,6 +17,7 @@ use super::{Place, Scenario, Turn};
 use crate::cluster::{Ctx, READY, is_pod_ready, small};
 use crate::command::program;
 use crate::figure::Figure;
+use crate::probe::Place as Where;
 use crate::prober::report::WriterReport;
 
 pub(super) fn scenarios() -> Vec<Scenario> {
@@ -49,7 +50,8 @@ async fn node_power_off(ctx: &Ctx) -> Result<Vec<Figure>> {
         .filter(|pod| node_of(pod) == Some(&node))
         .map(ResourceExt::name_any)
         .collect();
-    let writer = start_writer(ctx, "darkened", SECONDS, Some(&node)).await?;
+    let away = Where::AwayFrom(std::slice::from_ref(&node));
+    let writer = start_writer(ctx, "darkened", SECONDS, away).await?;
     writer.started().await?;
 
     let start = Instant::now();
@@ -157,7 +159,6 @@ async fn victim(ctx: &Ctx) -> Result<String> {
 struct PowerCut {
     testbed: PathBuf,
     number: String,
-    node: String,
     over: bool,
 }
 
@@ -170,7 +171,6 @@ impl PowerCut {
         let cut = Self {
             testbed,
             number: number.to_owned(),
-            node: node.to_owned(),
             over: false,
         };
         let limit = Duration::from_secs(30);
@@ -183,19 +183,27 @@ impl PowerCut {
         program(&self.testbed, &["start-node", &self.number], limit).await?;
         self.over = true;
         let nodes = Api::<Node>::all(ctx.client.clone());
-        ctx.eventually("all nodes are ready", READY, async || {
-            let nodes = nodes.list(&ListParams::default()).await?;
-            let ready = nodes.iter().all(|node| {
-                let conditions = node.status.iter().flat_map(|status| &status.conditions);
-                conditions
-                    .flatten()
-                    .any(|c| c.type_ == "Ready" && c.status == "True")
-            });
-            ensure!(ready, "{} or another is not", self.node);
-            Ok(())
-        })
-        .await
+        let count = nodes.list_metadata(&ListParams::default()).await?.items;
+        nodes_ready(ctx, count.len()).await
     }
+}
+
+/// Waits until so many nodes are ready, and no more.
+pub(super) async fn nodes_ready(ctx: &Ctx, wanted: usize) -> Result<()> {
+    let nodes = Api::<Node>::all(ctx.client.clone());
+    ctx.eventually("as many nodes as wanted are ready", READY, async || {
+        let nodes = nodes.list(&ListParams::default()).await?;
+        let is_ready = |node: &&Node| {
+            let conditions = node.status.iter().flat_map(|status| &status.conditions);
+            conditions
+                .flatten()
+                .any(|c| c.type_ == "Ready" && c.status == "True")
+        };
+        let ready = nodes.iter().filter(is_ready).count();
+        ensure!(ready == wanted, "{ready} are, {wanted} are wanted");
+        Ok(())
+    })
+    .await
 }
 
 impl Drop for PowerCut {
@@ -205,7 +213,7 @@ impl Drop for PowerCut {
                 .args(["start-node", &self.number])
                 .status();
             if !started.is_ok_and(|status| status.success()) {
-                eprintln!("{} could not be started again", self.node);
+                eprintln!("node {} could not be started again", self.number);
             }
         }
     }

@@ -10,6 +10,7 @@ use kube::api::{Api, DeleteParams, ListParams};
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 
+use super::outage::WHOLE;
 use super::survival::replace_all;
 use super::{Scenario, Turn};
 use crate::cluster::{Ctx, READY, small};
@@ -87,7 +88,9 @@ async fn survives(ctx: &Ctx) -> Result<Vec<Figure>> {
     let whole = start.elapsed();
     let keys = ctx.read_keys("stored", KEYS).await?;
     ensure!(keys.absent == 0, "data was lost: {keys:?}");
-    Ok(vec![Figure::seconds("whole again after", whole)])
+    Ok(vec![
+        Figure::seconds("whole again after", whole).at_most(WHOLE),
+    ])
 }
 
 async fn retain(ctx: &Ctx) -> Result<Vec<Figure>> {
@@ -142,7 +145,9 @@ async fn without(ctx: &Ctx) -> Result<Vec<Figure>> {
     ctx.ready("fleeting", READY).await?;
     let whole = start.elapsed();
     ctx.write_keys("fleeting", KEYS).await?;
-    Ok(vec![Figure::seconds("whole again after", whole)])
+    Ok(vec![
+        Figure::seconds("whole again after", whole).at_most(WHOLE),
+    ])
 }
 
 async fn pods_gone(ctx: &Ctx, cluster: &str) -> Result<()> {

@@ -10,7 +10,7 @@ use kube::api::DeleteParams;
 use super::{Scenario, Turn};
 use crate::cluster::{Ctx, READY, SOON, is_whole, small};
 use crate::figure::Figure;
-use crate::probe::Probe;
+use crate::probe::{Place, Probe};
 use crate::prober::report::{LoadReport, WriterReport};
 
 pub(super) fn scenarios() -> Vec<Scenario> {
@@ -60,7 +60,7 @@ pub(super) async fn start_writer<'a>(
     ctx: &'a Ctx,
     cluster: &str,
     seconds: u64,
-    avoid: Option<&str>,
+    place: Place<'_>,
 ) -> Result<Probe<'a>> {
     let (url, keys) = (ctx.url(cluster), (RATE * (seconds + 1)).to_string());
     let (seconds, rate) = (seconds.to_string(), RATE.to_string());
@@ -75,7 +75,7 @@ pub(super) async fn start_writer<'a>(
         "--keys",
         &keys,
     ];
-    ctx.probe_away_from(&args, avoid).await
+    ctx.probe_as(&args, None, place).await
 }
 
 /// Milliseconds since 1970.
@@ -116,7 +116,7 @@ async fn disturbed(
     let load = ctx
         .probe(&["load", "--url", &url, "--seconds", &seconds])
         .await?;
-    let writer = start_writer(ctx, name, SECONDS, None).await?;
+    let writer = start_writer(ctx, name, SECONDS, Place::Anywhere).await?;
     load.started().await?;
     writer.started().await?;
     let start = Instant::now();

@@ -305,4 +305,27 @@ mod tests {
         };
         assert_eq!(promoted(decide(&wiped, &late, start, HOLD)).0, 11);
     }
+
+    #[test]
+    fn an_offset_is_no_proof_that_a_replica_listened_to_the_end() {
+        let written = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        // Higher than the last that was seen of the fallen one, which was restarted or acknowledged more since.
+        let seen = Fallen {
+            written: Some(written),
+            ..fallen(Persistence::Volume, Some(40))
+        };
+        let step = |offset, heard| {
+            let mut both = [replica(11, Some(1), offset, 2), replica(12, Some(1), 30, 2)];
+            both[0].heard = heard;
+            both[1].heard = Some(written);
+            decide(&seen, &both, after(Duration::ZERO), HOLD)
+        };
+        let own = Step::Start(Release::OwnData);
+        for missed in [Some(written - Duration::from_secs(3)), None] {
+            assert_eq!(step(90, missed), own);
+        }
+        assert_eq!(promoted(step(40, Some(written))).0, 11);
+        // Heard to the end, and did not apply it.
+        assert_eq!(step(39, Some(written)), own);
+    }
 }

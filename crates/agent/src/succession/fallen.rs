@@ -128,12 +128,14 @@ impl Fallen {
 
     /// Whether the replica's data set goes before what this node would come back with.
     pub(super) fn gives_way_to(&self, peer: &Peer) -> bool {
-        match (self.persistence, self.offset, self.written) {
-            (Persistence::Ephemeral, _, _) | (Persistence::Volume, None, None) => true,
-            (Persistence::Volume, Some(_), _) => self.is_matched_by(peer),
-            // Nobody saw the end. What was written while the replica listened, it has.
-            (Persistence::Volume, None, Some(written)) => {
-                peer.heard.is_some_and(|heard| heard + SLACK >= written)
+        match (self.persistence, self.written) {
+            (Persistence::Ephemeral, _) => true,
+            (Persistence::Volume, None) => self.offset.is_none() || self.is_matched_by(peer),
+            // What was written while the replica listened, it has. Its offset alone says little: the last sample is older
+            // than the last write, and a server that was restarted from its disk may have begun to count anew.
+            (Persistence::Volume, Some(written)) => {
+                let listened = peer.heard.is_some_and(|heard| heard + SLACK >= written);
+                listened && (self.offset.is_none() || self.is_matched_by(peer))
             }
         }
     }

@@ -3,11 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
-use cachecluster_redis_admin::{connect, observe};
+use cachecluster_contract::durable::promotable_ms;
+use cachecluster_redis_admin::observe;
 use cachecluster_topology::{NodeView, Probe};
 
 use super::fallen::Fallen;
-use crate::sample::Info;
 use crate::settings::Settings;
 
 /// How long the lookup of the peers' name may take.
@@ -19,7 +19,7 @@ pub(super) struct Peer {
     pub(super) addr: SocketAddr,
     pub(super) view: NodeView,
     /// For a replica: until when it heard its primary, which is now if it does still. `None` when it has not since it
-    /// was started, or was not asked.
+    /// was started, or so long ago that it may not be promoted.
     pub(super) heard: Option<SystemTime>,
 }
 
@@ -43,49 +43,36 @@ pub(super) async fn look(
 ) -> Vec<Peer> {
     let asked: Vec<_> = addrs.iter().copied().map(Some).collect();
     let answers = observe(&asked, &settings.password, patience).await;
+    let now = SystemTime::now();
+    let limit = heard_limit(settings, fallen);
     let mut peers = Vec::new();
     for (addr, answer) in addrs.iter().zip(answers) {
         if let Probe::Answered(view) = answer {
             peers.push(Peer {
                 addr: (*addr).into(),
+                heard: heard_until(&view, now, limit),
                 view: *view,
-                heard: None,
             });
         }
-    }
-    // Only where nothing else tells how fresh they are.
-    if fallen.written.is_some() && fallen.offset.is_none() {
-        let followers = peers.iter_mut().filter(|peer| peer.follows(fallen));
-        let asking = async {
-            for peer in followers {
-                peer.heard = heard_until(settings, peer.addr, patience).await;
-            }
-        };
-        // Those that were not asked in time count as having heard nothing.
-        let _ = tokio::time::timeout(patience, asking).await;
     }
     peers
 }
 
-/// Until when the replica heard its primary.
-async fn heard_until(
-    settings: &Settings,
-    addr: SocketAddr,
-    patience: Duration,
-) -> Option<SystemTime> {
-    let addr = (addr.ip(), addr.port());
-    let mut replica = connect(addr, &settings.password, patience).await.ok()?;
-    let text = replica.text(&["INFO", "replication"]).await.ok()?;
-    link_until(&Info::parse(&text), SystemTime::now())
+/// For how long a replica may not have heard its primary, in a durable cluster: a primary that was allowed to go on without
+/// it has waited for longer. An agent that did not see its server's end cannot tell how long ago that was.
+fn heard_limit(settings: &Settings, fallen: &Fallen) -> Option<Duration> {
+    let saw_the_end = settings.cluster.durable.is_some() && fallen.offset.is_some();
+    saw_the_end.then(|| Duration::from_millis(promotable_ms(settings.cluster.node_timeout)))
 }
 
-fn link_until(info: &Info, now: SystemTime) -> Option<SystemTime> {
-    if info.text("master_link_status") == Some("up") {
+/// Until when the replica heard its primary, if no longer ago than the limit.
+fn heard_until(view: &NodeView, now: SystemTime, limit: Option<Duration>) -> Option<SystemTime> {
+    if view.link_up {
         return Some(now);
     }
-    // -1 when there was no link since the start.
-    let seconds: u64 = info.number("master_link_down_since_seconds")?;
-    now.checked_sub(Duration::from_secs(seconds))
+    let silence = Duration::from_secs(view.standing.unheard_seconds?);
+    let heard = now.checked_sub(silence)?;
+    limit.is_none_or(|limit| silence <= limit).then_some(heard)
 }
 
 /// The peers that are known by name now: addresses in `nodes.conf` go stale when pods are replaced.
@@ -100,19 +87,22 @@ pub(super) async fn resolve(settings: &Settings) -> Vec<(IpAddr, u16)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::succession::example::replica;
 
     #[test]
     fn what_a_replica_says_of_its_link() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
-        let until = |text| link_until(&Info::parse(text), now);
-        assert_eq!(until("master_link_status:up"), Some(now));
-        assert_eq!(
-            until("master_link_status:down\nmaster_link_down_since_seconds:7"),
-            Some(now - Duration::from_secs(7))
-        );
-        assert_eq!(
-            until("master_link_status:down\nmaster_link_down_since_seconds:-1"),
-            None
-        );
+        let mut view = replica(11, Some(1), 50, 2).view;
+        let mut until = |up, seconds, limit: Option<u64>| {
+            view.link_up = up;
+            view.standing.unheard_seconds = seconds;
+            heard_until(&view, now, limit.map(Duration::from_secs))
+        };
+        let seven = Some(now - Duration::from_secs(7));
+        assert_eq!(until(true, Some(1), None), Some(now));
+        assert_eq!(until(false, Some(7), None), seven);
+        assert_eq!(until(false, Some(7), Some(7)), seven);
+        assert_eq!(until(false, Some(7), Some(6)), None);
+        assert_eq!(until(false, None, None), None);
     }
 }

@@ -32,17 +32,29 @@ pub(super) struct Findings {
     pub(super) words: BTreeMap<NodeId, Word>,
     /// The accounts of the shard's other replicas that answered.
     pub(super) siblings: Vec<NodeView>,
+    /// For a durable cluster: for how many seconds a replica may not have heard its primary and still be promoted by one
+    /// who does not know the in-sync set. A primary that was allowed to go on without it has waited for longer.
+    pub(super) in_step_seconds: Option<u64>,
 }
 
 /// What to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Have this replica ask for votes: the freshest that answers.
-    Force(NodeId),
+    /// Have this replica take over: the freshest that answers.
+    Promote(NodeId, Way),
     /// Look again after that long: the agent of a fresher replica goes first.
     Wait(Duration),
     /// Do nothing.
     Leave(Why),
+}
+
+/// How a replica takes over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// By the votes of the other primaries.
+    Votes,
+    /// Because most of all members agree, where there are too few votes.
+    Decree,
 }
 
 /// Why nothing is done.
@@ -51,6 +63,7 @@ pub(super) enum Why {
     Settled,
     NoSlots,
     NoData,
+    OutOfStep,
     Alone,
     Contradicted,
     NoVotes,
@@ -63,9 +76,12 @@ impl Why {
             Self::Settled => "the shard has another primary",
             Self::NoSlots => "it serves no slots",
             Self::NoData => "the own server loads its data or has never had any",
+            Self::OutOfStep => "the own server lost touch with it too long ago to be promoted",
             Self::Alone => "no other agent says anything",
             Self::Contradicted => "half of the agents that answer, or more, hear it",
-            Self::NoVotes => "no majority of the primaries answers, so nobody can vote",
+            Self::NoVotes => {
+                "no majority of the primaries answers, so nobody can vote, and too few agents do without"
+            }
         }
     }
 }
@@ -75,9 +91,15 @@ impl Findings {
         self.words.values().filter(|said| **said == word).count()
     }
 
-    /// Whether so many primaries answer that they can promote a replica. Who merely has not been missed yet does not
-    /// count: a server that asked for votes in vain does not ask again for several node timeouts.
+    /// Whether so many primaries answer that they can promote a replica.
     fn has_voters(&self) -> bool {
+        let (alive, all) = self.voters();
+        alive * 2 > all
+    }
+
+    /// How many primaries answer, and how many there are. Who merely has not been missed yet does not count: a server that
+    /// asked for votes in vain does not ask again for several node timeouts.
+    fn voters(&self) -> (usize, usize) {
         let voters = || {
             let known = self.own.known.values();
             known.filter(|node| node.role == Role::Primary && !node.slots.is_empty())
@@ -85,7 +107,17 @@ impl Findings {
         let alive = voters()
             .filter(|node| node.id != self.accused && self.words.contains_key(&node.id))
             .count();
-        alive * 2 > voters().count()
+        (alive, voters().count())
+    }
+
+    /// Whether the agents may do without votes, as in a cluster of two primaries that has lost one: exactly half of the
+    /// primaries answer, so that the silent ones, if they live, are no majority either and stop to serve by themselves;
+    /// and most of all members, those that do not answer and the accused included, do not hear it, so that no others
+    /// can come to the same conclusion about somebody else.
+    fn may_decree(&self) -> bool {
+        let (alive, all) = self.voters();
+        let members = self.asked + 2;
+        alive * 2 == all && (self.count(Word::Unheard) + 1) * 2 > members
     }
 
     /// Whether the agents that have not answered yet cannot change the outcome.
@@ -93,6 +125,14 @@ impl Findings {
         let all = self.asked + 1;
         let against = self.count(Word::Unheard) + 1;
         (against * 2 > all && self.has_voters()) || self.count(Word::Heard) * 2 >= all
+    }
+
+    /// Whether a replica heard its primary recently enough, where that matters.
+    fn was_in_step(&self, view: &NodeView) -> bool {
+        self.in_step_seconds.is_none_or(|limit| {
+            let unheard = view.standing.unheard_seconds;
+            unheard.is_some_and(|seconds| seconds <= limit)
+        })
     }
 
     /// The shard's replicas that are fresher than the own one, the freshest last.
@@ -105,6 +145,7 @@ impl Findings {
             .filter(|sibling| {
                 sibling.primary.as_ref() == Some(&self.accused)
                     && !sibling.loading
+                    && self.was_in_step(sibling)
                     && rank(sibling) > own
             })
             .collect();
@@ -130,6 +171,9 @@ pub(super) fn decide(findings: &Findings, waited: Duration) -> Verdict {
     if own.loading || (own.offset <= 1 && own.keys == 0) {
         return Verdict::Leave(Why::NoData);
     }
+    if !findings.was_in_step(own) {
+        return Verdict::Leave(Why::OutOfStep);
+    }
     let (heard, unheard) = (findings.count(Word::Heard), findings.count(Word::Unheard));
     if heard + unheard == 0 {
         return Verdict::Leave(Why::Alone);
@@ -138,16 +182,20 @@ pub(super) fn decide(findings: &Findings, waited: Duration) -> Verdict {
     if heard > unheard {
         return Verdict::Leave(Why::Contradicted);
     }
-    if !findings.has_voters() {
+    let way = if findings.has_voters() {
+        Way::Votes
+    } else if findings.may_decree() {
+        Way::Decree
+    } else {
         return Verdict::Leave(Why::NoVotes);
-    }
+    };
     let fresher = findings.fresher_siblings();
     let turn = TURN.saturating_mul(u32::try_from(fresher.len()).unwrap_or(u32::MAX));
     if waited < turn {
         return Verdict::Wait(turn - waited);
     }
     // Its agent did not act: on its behalf, since what it has would be lost.
-    Verdict::Force(fresher.last().copied().unwrap_or(&own.id).clone())
+    Verdict::Promote(fresher.last().copied().unwrap_or(&own.id).clone(), way)
 }
 
 #[cfg(test)]
@@ -193,6 +241,7 @@ mod tests {
             asked: 3,
             words: words.iter().map(|(n, word)| (id(*n), *word)).collect(),
             siblings: vec![replica(12, 3, 40)],
+            in_step_seconds: None,
         }
     }
 
@@ -206,9 +255,15 @@ mod tests {
     fn it_takes_most_of_those_who_answer_and_most_of_the_voters() {
         use Word::{Heard, Unheard, Unsure};
         let cases: [(&[(u8, Word)], Verdict); 8] = [
-            (&ALL_DEAF, Verdict::Force(id(11))),
-            (&[(2, Unheard), (3, Unheard)], Verdict::Force(id(11))),
-            (&[(2, Unheard), (3, Heard)], Verdict::Force(id(11))),
+            (&ALL_DEAF, Verdict::Promote(id(11), Way::Votes)),
+            (
+                &[(2, Unheard), (3, Unheard)],
+                Verdict::Promote(id(11), Way::Votes),
+            ),
+            (
+                &[(2, Unheard), (3, Heard)],
+                Verdict::Promote(id(11), Way::Votes),
+            ),
             (
                 &[(2, Heard), (3, Unheard), (12, Heard)],
                 Verdict::Leave(Why::Contradicted),
@@ -227,14 +282,32 @@ mod tests {
     }
 
     #[test]
-    fn where_nobody_can_vote_nothing_is_tried() {
-        for primaries in [1, 2] {
-            let few = Findings {
+    fn where_half_of_the_primaries_is_left_most_of_all_members_do_without_votes() {
+        use Word::{Heard, Unheard};
+        let decided = |primaries, asked, words: &[(u8, Word)]| {
+            decided(&Findings {
                 own: replica(11, primaries, 50),
-                ..findings(&ALL_DEAF)
-            };
-            assert_eq!(decided(&few), Verdict::Leave(Why::NoVotes));
-        }
+                asked,
+                ..findings(words)
+            })
+        };
+        let no_votes = Verdict::Leave(Why::NoVotes);
+        let deaf = [(2, Unheard), (12, Unheard)];
+        assert_eq!(decided(2, 2, &deaf), Verdict::Promote(id(11), Way::Decree));
+        // A tie: whoever is silent may be as many.
+        assert_eq!(decided(2, 2, &deaf[..1]), no_votes);
+        // The silent ones may be a majority of the primaries, and go on without this one.
+        assert_eq!(decided(1, 2, &deaf), no_votes);
+        assert_eq!(decided(3, 2, &deaf), no_votes);
+        assert_eq!(decided(2, 2, &deaf[1..]), no_votes);
+        assert_eq!(
+            decided(2, 3, &[(2, Unheard), (12, Heard), (13, Heard)]),
+            Verdict::Leave(Why::Contradicted)
+        );
+        // Four primaries: two of them, and six of nine members.
+        let six = [(2, Unheard), (3, Unheard), (12, Unheard), (13, Unheard)];
+        assert_eq!(decided(4, 7, &six), Verdict::Promote(id(11), Way::Decree));
+        assert_eq!(decided(4, 8, &six), no_votes);
     }
 
     #[test]
@@ -259,16 +332,42 @@ mod tests {
     }
 
     #[test]
+    fn in_a_durable_cluster_who_lost_touch_before_is_not_promoted() {
+        let unheard = |own: Option<u64>, sibling: Option<u64>| {
+            let mut findings = findings(&ALL_DEAF);
+            findings.in_step_seconds = Some(4);
+            findings.siblings = vec![replica(12, 3, 60)];
+            findings.own.standing.unheard_seconds = own;
+            findings.siblings[0].standing.unheard_seconds = sibling;
+            decide(&findings, TURN)
+        };
+        assert_eq!(
+            unheard(Some(1), Some(1)),
+            Verdict::Promote(id(12), Way::Votes)
+        );
+        // A sibling that is out of step is no reason to wait, whatever its offset.
+        assert_eq!(
+            unheard(Some(4), Some(5)),
+            Verdict::Promote(id(11), Way::Votes)
+        );
+        assert_eq!(unheard(Some(4), None), Verdict::Promote(id(11), Way::Votes));
+        for long_ago in [Some(5), None] {
+            let verdict = unheard(long_ago, Some(1));
+            assert_eq!(verdict, Verdict::Leave(Why::OutOfStep));
+        }
+    }
+
+    #[test]
     fn the_freshest_goes_first_and_the_others_in_turn() {
         let mut behind = findings(&ALL_DEAF);
         behind.siblings = vec![replica(12, 3, 60)];
         assert_eq!(decided(&behind), Verdict::Wait(TURN));
-        assert_eq!(decide(&behind, TURN), Verdict::Force(id(12)));
+        assert_eq!(decide(&behind, TURN), Verdict::Promote(id(12), Way::Votes));
         // As fresh: the higher id.
         behind.siblings = vec![replica(12, 3, 50)];
         assert_eq!(decided(&behind), Verdict::Wait(TURN));
         behind.siblings[0].loading = true;
-        assert_eq!(decided(&behind), Verdict::Force(id(11)));
+        assert_eq!(decided(&behind), Verdict::Promote(id(11), Way::Votes));
     }
 
     #[test]

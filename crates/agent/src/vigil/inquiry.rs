@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use cachecluster_contract::durable::promotable_ms;
 use cachecluster_contract::ports::HEARD_PATH;
 use cachecluster_redis_admin::{observe, probe};
 use cachecluster_topology::{KnownNode, NodeId, NodeView, Probe};
@@ -12,7 +13,7 @@ use futures::StreamExt;
 use super::DEADLINE;
 use super::decision::{Findings, Word};
 use super::line::AgentLine;
-use super::testimony::Heard;
+use super::testimony::{Heard, NO_WITNESS};
 use crate::monitor::own_address;
 use crate::settings::Settings;
 
@@ -39,6 +40,10 @@ pub(super) async fn inquire(settings: &Settings, accused: &NodeId) -> Option<Fin
         asked,
         words: BTreeMap::new(),
         siblings: Vec::new(),
+        in_step_seconds: settings
+            .cluster
+            .durable
+            .map(|_| promotable_ms(settings.cluster.node_timeout) / 1000),
     };
     let (siblings, ()) = tokio::join!(
         observe(&siblings, &settings.password, DEADLINE),
@@ -66,6 +71,9 @@ async fn ask(settings: &Settings, findings: &mut Findings) {
             async move {
                 let mut agent = AgentLine::new((ip, settings.peer_admin_port(port)));
                 let answer = agent.get(path, PATIENCE).await?;
+                if answer.status == NO_WITNESS {
+                    return None;
+                }
                 Some((id, word(answer.status, &answer.body)))
             }
         })

@@ -15,12 +15,15 @@ use tokio::sync::Semaphore;
 
 use super::DEADLINE;
 use super::line::{AgentLine, ServerLine};
-use crate::board::Board;
+use crate::board::{Board, Phase};
 use crate::settings::Settings;
 
 /// How many questions are looked into at the same time. More are refused, so that nobody has this agent knock on a
 /// node's door without end.
 const SIDE_BY_SIDE: usize = 16;
+
+/// The answer of an agent that is nobody to be asked: its server is kept stopped.
+pub(super) const NO_WITNESS: StatusCode = StatusCode::LOCKED;
 
 struct Witness {
     settings: Settings,
@@ -55,6 +58,10 @@ async fn heard(
     Query(question): Query<Question>,
 ) -> Result<Json<Heard>, StatusCode> {
     let node = NodeId::parse(&question.node).ok_or(StatusCode::BAD_REQUEST)?;
+    // What a server knew that is kept stopped gets old, and it has no vote.
+    if matches!(*witness.board.phase().borrow(), Phase::Fenced) {
+        return Err(NO_WITNESS);
+    }
     let sample = witness.board.sample();
     let view = sample.as_ref().and_then(|sample| sample.view.as_ref());
     let view = view.ok_or(StatusCode::SERVICE_UNAVAILABLE)?;

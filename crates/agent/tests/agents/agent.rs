@@ -54,12 +54,16 @@ impl Agent {
             eviction: "allkeys-lru".to_owned(),
             node_timeout,
             persistence,
+            durable: None,
             directives: [("maxclients".to_owned(), "200".to_owned())].into(),
         };
         let text = serde_json::to_string(&settings).unwrap();
         fs::write(dir.path().join("settings.json"), text).unwrap();
         fs::write(dir.path().join("password"), format!("{PASSWORD}\n")).unwrap();
         fs::create_dir(dir.path().join("data")).unwrap();
+        // What was killed for want of memory before the agent's time.
+        fs::create_dir(dir.path().join("cgroup")).unwrap();
+        fs::write(dir.path().join("cgroup/memory.events"), "oom_kill 3\n").unwrap();
         let (port, admin) = neighbours();
         let mut agent = Self {
             port,
@@ -94,6 +98,8 @@ impl Agent {
             .arg(path("data"))
             .arg("--run-dir")
             .arg(path("run"))
+            .arg("--cgroup-dir")
+            .arg(path("cgroup"))
             .arg("--termination-log")
             .arg(path("termination-log"))
             .args(self.flags)

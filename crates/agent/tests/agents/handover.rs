@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use cachecluster_contract::Persistence;
 use cachecluster_redis_admin::fixture::until;
-use cachecluster_topology::Role;
+use cachecluster_topology::{Action, Role};
 
-use crate::cluster::{cluster, cluster_with, fill, until_agreed, until_writable};
+use crate::cluster::{cluster, cluster_with, fill, run, until_agreed, until_writable};
 
 #[tokio::test]
 async fn told_to_stop_a_primary_hands_over_and_nothing_is_lost() {
@@ -90,4 +90,25 @@ async fn told_to_stop_a_primary_waits_for_a_replica_that_is_behind() {
     })
     .await;
     assert_eq!(replica.view().await.unwrap().keys, COUNT as u64);
+}
+
+#[tokio::test]
+async fn plain_clients_of_the_only_shard_are_sent_away_by_a_primary_that_was_demoted() {
+    let agents = cluster(Persistence::Ephemeral, 1, 1).await;
+    let (primary, replica) = (&agents[0], &agents[1]);
+    let mut plain = primary.connect().await.unwrap();
+    plain.text(&["SET", "key", "value"]).await.unwrap();
+    let replica_node = replica.node().await;
+    run(Action::Failover {
+        replica: replica_node,
+    })
+    .await;
+    // A redirection is an answer, over a connection that stands.
+    let started = Instant::now();
+    while !matches!(plain.text(&["GET", "key"]).await, Err(error) if error.code().is_none()) {
+        assert!(started.elapsed() < Duration::from_secs(5));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    primary.until_ready().await;
+    assert!(primary.is(Role::Replica).await);
 }

@@ -5,6 +5,8 @@ mod agent;
 mod alone;
 mod cluster;
 mod death;
+mod fence;
 mod handover;
+mod trouble;
 mod vigil;
 mod volume;

@@ -136,6 +136,49 @@ async fn a_primary_that_freezes_with_its_agent_is_replaced_and_then_gives_way() 
 }
 
 #[tokio::test]
+async fn where_there_is_one_shard_a_replica_says_by_its_readiness_that_its_primary_is_silent() {
+    let agents = cluster_with(Persistence::Ephemeral, 1, 1, FAR, &[]).await;
+    let (primary, replica) = (&agents[0], &agents[1]);
+    let server = primary.server_pid().await;
+    // The link stays up, as far as the replica's server can tell.
+    primary.freeze(server);
+    until("the replica is not ready", async || {
+        let (status, said) = replica.get("/readyz").await;
+        status == 503 && said.contains("silent")
+    })
+    .await;
+    assert!(replica.view().await.unwrap().link_up);
+    assert!(replica.is(Role::Replica).await);
+    primary.thaw(server);
+    replica.until_ready().await;
+}
+
+#[tokio::test]
+async fn of_two_primaries_one_that_dies_with_its_agent_is_replaced_without_votes() {
+    let mut agents = cluster_with(Persistence::Ephemeral, 2, 1, FAR, &[]).await;
+    agents[0].text(&["SET", KEY, "before"]).await;
+    until("the replica has the key", async || {
+        agents[2].view().await.unwrap().keys == 1
+    })
+    .await;
+    let server = agents[0].server_pid().await;
+    agents[0].end(server);
+    let replica = &agents[2];
+    let took = until_writable(replica, OTHER).await;
+    println!("one of two primaries killed with its agent: writable after {took:?}");
+    assert!(took < AT_MOST, "{took:?}\n{}", replica.log());
+    assert_eq!(replica.text(&["GET", KEY]).await, "before");
+    // The other primary agrees: it goes on with the new one, and its own replica stays what it is.
+    until("everybody knows", async || {
+        let other = agents[1].view().await.unwrap();
+        let id = replica.view().await.unwrap().id;
+        other.cluster_ok && other.known[&id].role == Role::Primary
+    })
+    .await;
+    assert!(agents[3].is(Role::Replica).await);
+}
+
+#[tokio::test]
 async fn a_silent_primary_whose_agent_answers_keeps_its_place() {
     let agents = cluster_with(Persistence::Ephemeral, 3, 1, FAR, &[]).await;
     agents[0].text(&["SET", KEY, "before"]).await;

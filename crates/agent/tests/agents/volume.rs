@@ -7,7 +7,7 @@ use cachecluster_redis_admin::fixture::until;
 use cachecluster_topology::Role;
 use nix::sys::signal::{Signal, kill};
 
-use crate::cluster::{cluster, until_writable};
+use crate::cluster::{cluster, fill, until_writable};
 
 #[tokio::test]
 async fn with_a_volume_a_lone_primary_comes_back_with_its_data() {
@@ -32,6 +32,7 @@ async fn with_a_volume_a_replica_in_step_is_preferred_to_the_disk() {
     .await;
     kill(agents[0].server_pid().await, Signal::SIGKILL).unwrap();
     let took = until_writable(&agents[1], "other").await;
+    println!("volumes, server killed: writable again after {took:?}");
     assert!(took < Duration::from_secs(1), "{took:?}");
     assert_eq!(agents[1].text(&["GET", "k"]).await, "v");
     agents[0].until_ready().await;
@@ -86,4 +87,45 @@ async fn with_a_volume_the_disk_goes_before_a_replica_that_missed_the_end_and_no
     println!("volumes, alone: answers after {took:?}");
     assert!(took < Duration::from_secs(3), "{took:?}");
     assert!(agents[0].is(Role::Primary).await);
+}
+
+#[tokio::test]
+async fn with_a_volume_a_replica_that_lost_touch_long_ago_is_not_promoted_for_its_offset() {
+    let agents = cluster(Persistence::Volume, 1, 1).await;
+    let (primary, replica) = (&agents[0], &agents[1]);
+    fill(primary, 100, 10).await;
+    until("the replica has the keys", async || {
+        replica.view().await.unwrap().keys == 100
+    })
+    .await;
+    // It stays where it is, and its link stays down.
+    replica
+        .text(&["CONFIG", "SET", "masterauth", "another"])
+        .await;
+    primary.text(&["CLIENT", "KILL", "TYPE", "replica"]).await;
+    until("the replica has been out of step", async || {
+        let standing = replica.view().await.unwrap().standing;
+        standing.unheard_seconds.is_some_and(|seconds| seconds >= 3)
+    })
+    .await;
+    // First what the last sample may not have seen; then a server that has begun to count anew.
+    for (round, key) in [(1, "late"), (2, "later")] {
+        primary.text(&["SET", key, "v"]).await;
+        kill(primary.server_pid().await, Signal::SIGKILL).unwrap();
+        until("the server is back", async || {
+            let metrics = primary.get("/metrics").await.1;
+            let restarts = format!("cachecluster_redis_restarts_total {round}");
+            metrics.contains(&restarts)
+        })
+        .await;
+        primary.until_ready().await;
+        let keys = format!("cachecluster_redis_keys {}", 100 + round);
+        until("the agent has looked", async || {
+            primary.get("/metrics").await.1.contains(&keys)
+        })
+        .await;
+        assert!(primary.is(Role::Primary).await);
+        assert!(replica.is(Role::Replica).await);
+        assert_eq!(primary.text(&["GET", key]).await, "v");
+    }
 }

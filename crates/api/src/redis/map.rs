@@ -1,6 +1,6 @@
 //! The slot map: who serves which slot, merged from the views of several nodes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::node::Node;
@@ -27,7 +27,9 @@ pub struct Primary {
     pub name: String,
     /// The node.
     pub node: Arc<Node>,
-    /// Its configuration epoch, 0 if not known.
+    /// Its node id; empty if not known.
+    id: Arc<str>,
+    /// Its configuration epoch, or a lower bound of it; 0 if not known.
     epoch: u64,
 }
 
@@ -72,7 +74,8 @@ impl SlotMap {
         self.slots.iter().filter(|index| **index != NOBODY).count()
     }
 
-    /// Gives one slot another owner, as a `MOVED` told. Returns whether that is news.
+    /// Gives one slot another owner, as a `MOVED` told. Returns whether that is news. Of a node that is new here it is known
+    /// that its epoch is above the former owner's: so a view from before does not take the slot back.
     pub fn patch(&mut self, slot: u16, node: &Arc<Node>) -> bool {
         if self
             .owner(slot)
@@ -85,10 +88,13 @@ impl SlotMap {
             .iter()
             .position(|primary| Arc::ptr_eq(&primary.node, node));
         let index = known.unwrap_or_else(|| {
+            let former = self.primary(usize::from(slot));
+            let epoch = former.map_or(0, |owner| owner.epoch + 1);
             self.primaries.push(Primary {
                 name: node.address().to_string(),
                 node: node.clone(),
-                epoch: 0,
+                id: "".into(),
+                epoch,
             });
             if !self.peers.iter().any(|peer| Arc::ptr_eq(peer, node)) {
                 self.peers.push(node.clone());
@@ -111,6 +117,58 @@ impl SlotMap {
             (Some(new), Some(old)) => new.epoch < old.epoch && !Arc::ptr_eq(&new.node, &old.node),
             _ => false,
         })
+    }
+
+    /// This map with what one view has newer: slots whose owner has a higher epoch there. `None` if there are none. So the
+    /// first node that knows of a failover is enough, however long the others take.
+    pub fn advanced(
+        &self,
+        view: &View,
+        mut node_at: impl FnMut(&Address) -> Arc<Node>,
+    ) -> Option<Self> {
+        let View::Cluster(members) = view else {
+            return None;
+        };
+        let mut next: Option<Self> = None;
+        for member in members.iter().filter(|member| member.primary) {
+            let newer: Vec<u16> = (member.slots.iter().cloned().flatten())
+                .filter(|slot| {
+                    self.primary(usize::from(*slot))
+                        .is_some_and(|known| known.epoch < member.epoch && *known.id != *member.id)
+                })
+                .collect();
+            if newer.is_empty() {
+                continue;
+            }
+            let map = next.get_or_insert_with(|| self.clone());
+            let primary = Primary::of(member, node_at(&member.address));
+            let known = (map.primaries.iter()).position(|known| *known.id == *primary.id);
+            let index = known.unwrap_or(map.primaries.len());
+            match map.primaries.get_mut(index) {
+                Some(known) => *known = primary,
+                None => map.primaries.push(primary),
+            }
+            let Ok(index) = u16::try_from(index) else {
+                continue;
+            };
+            for slot in newer {
+                map.slots[usize::from(slot)] = index;
+            }
+        }
+        next
+    }
+
+    /// Whether a node that owns slots here is a member in one of the views: they are of the same cluster.
+    #[must_use]
+    pub fn is_known_to(&self, views: &[View]) -> bool {
+        let members = views.iter().flat_map(|view| match view {
+            View::Cluster(members) => members.as_slice(),
+            View::Standalone(_) => &[],
+        });
+        let ids: BTreeSet<&str> = members.map(|member| member.id.as_str()).collect();
+        self.primaries
+            .iter()
+            .any(|primary| ids.contains(&*primary.id))
     }
 
     /// Whether both maps tell the same: the same owner for every slot, under the same name and epoch, and the same peers.
@@ -149,14 +207,8 @@ impl SlotMap {
             let Some(id) = owner else { continue };
             let member = merged.members.get(id)?;
             let index = *indices.entry(*id).or_insert_with(|| {
-                map.primaries.push(Primary {
-                    name: member
-                        .hostname
-                        .clone()
-                        .unwrap_or_else(|| member.address.to_string()),
-                    node: node_at(&member.address),
-                    epoch: member.epoch,
-                });
+                map.primaries
+                    .push(Primary::of(member, node_at(&member.address)));
                 map.primaries.len() - 1
             });
             map.slots[slot] = u16::try_from(index).ok()?;
@@ -177,10 +229,23 @@ impl SlotMap {
         map.primaries.push(Primary {
             name: alone.address().to_string(),
             node: alone.clone(),
+            id: "".into(),
             epoch: 0,
         });
         map.peers = vec![alone];
         Some(map)
+    }
+}
+
+impl Primary {
+    fn of(member: &Member, node: Arc<Node>) -> Self {
+        let address = || member.address.to_string();
+        Self {
+            name: member.hostname.clone().unwrap_or_else(address),
+            node,
+            id: member.id.as_str().into(),
+            epoch: member.epoch,
+        }
     }
 }
 
@@ -250,33 +315,67 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_map_that_brings_back_a_deposed_primary_regresses() {
+    /// Nodes by their addresses, as the client keeps them.
+    fn nodes() -> impl FnMut(&Address) -> Arc<Node> {
+        let metrics = crate::metrics::Metrics::register(&mut Default::default());
         let connector = Arc::new(Connector {
             username: None,
             password: None,
             password_file: None,
             connections: 1,
-            started: std::time::Instant::now(),
+            metrics: Arc::new(metrics),
         });
         let mut nodes: BTreeMap<Address, Arc<Node>> = BTreeMap::new();
-        let mut map = |text: &str| {
-            let node_at = |address: &Address| {
-                let node = || Node::new(address.clone(), connector.clone());
-                nodes.entry(address.clone()).or_insert_with(node).clone()
-            };
-            SlotMap::merge(&[view(text)], node_at).unwrap()
-        };
-        let before = map(
-            "a 10.0.0.1:1@2 myself,master - 0 0 3 connected 0-100\nb 10.0.0.2:1@2 slave a 0 0 3 connected",
-        );
-        let after = map(
-            "a 10.0.0.1:1@2 master,fail - 0 0 3 connected\nb 10.0.0.2:1@2 myself,master - 0 0 4 connected 0-100",
-        );
+        move |address| {
+            let node = || Node::new(address.clone(), connector.clone());
+            nodes.entry(address.clone()).or_insert_with(node).clone()
+        }
+    }
+
+    const BEFORE: &str = "a 10.0.0.1:1@2 myself,master - 0 0 3 connected 0-100\nb 10.0.0.2:1@2 slave a 0 0 3 connected\nc 10.0.0.3:1@2 master - 0 0 2 connected 101-200";
+    const AFTER: &str = "a 10.0.0.1:1@2 master,fail - 0 0 3 connected\nb 10.0.0.2:1@2 myself,master - 0 0 4 connected 0-100\nc 10.0.0.3:1@2 master - 0 0 2 connected 101-200";
+
+    #[test]
+    fn a_map_that_brings_back_a_deposed_primary_regresses() {
+        let mut node_at = nodes();
+        let before = SlotMap::merge(&[view(BEFORE)], &mut node_at).unwrap();
+        let after = SlotMap::merge(&[view(AFTER)], &mut node_at).unwrap();
         assert!(before.regresses_from(&after));
         assert!(!after.regresses_from(&before));
         assert!(!after.regresses_from(&after) && !before.regresses_from(&before));
         assert!(before.same(&before.clone()) && !before.same(&after));
+        assert!(after.is_known_to(&[view(BEFORE)]));
+        let anew = view("x 10.0.0.1:1@2 myself,master - 0 0 1 connected 0-200");
+        assert!(!after.is_known_to(&[anew]));
+    }
+
+    #[test]
+    fn one_view_is_enough_to_go_on_and_not_enough_to_go_back() {
+        let mut node_at = nodes();
+        let before = SlotMap::merge(&[view(BEFORE)], &mut node_at).unwrap();
+        let after = before.advanced(&view(AFTER), &mut node_at).unwrap();
+        let owner = |map: &SlotMap, slot| map.owner(slot).unwrap().address().to_string();
+        assert_eq!(owner(&after, 0), "10.0.0.2:1");
+        assert_eq!(owner(&after, 101), "10.0.0.3:1");
+        assert!(after.advanced(&view(AFTER), &mut node_at).is_none());
+        assert!(after.advanced(&view(BEFORE), &mut node_at).is_none());
+        assert!(before.regresses_from(&after));
+    }
+
+    #[test]
+    fn what_a_redirection_told_is_not_taken_back_by_an_older_view() {
+        let mut node_at = nodes();
+        let before = SlotMap::merge(&[view(BEFORE)], &mut node_at).unwrap();
+        let mut told = before.clone();
+        let promoted = node_at(&Address {
+            host: "10.0.0.2".into(),
+            port: 1,
+        });
+        assert!(told.patch(50, &promoted) && !told.patch(50, &promoted));
+        assert!(before.regresses_from(&told));
+        assert!(told.advanced(&view(BEFORE), &mut node_at).is_none());
+        let after = SlotMap::merge(&[view(AFTER)], &mut node_at).unwrap();
+        assert!(!after.regresses_from(&told));
     }
 
     #[test]

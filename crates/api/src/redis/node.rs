@@ -1,26 +1,34 @@
 //! One node: a few connections to it, made when needed, dropped when dead, shared by everyone.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
 use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, Cmd, ErrorKind, Pipeline, ProtocolVersion, RedisConnectionInfo,
     RedisError, Value,
 };
 use tokio::net::TcpStream;
-use tokio::sync::{Mutex, Semaphore};
-use tokio::task::AbortHandle;
+use tokio::sync::Semaphore;
+use tokio_util::task::AbortOnDropHandle;
 
+use super::link::Link;
 use super::view::Address;
+use crate::metrics::{Dropped, Metrics};
 
 /// How long a connection may take to be made, the handshake included.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(800);
 
+/// How long the other side's kernel may take to accept. Shorter than the second after which ours would ask again: who
+/// comes back is not to be met a second later for a packet that was lost.
+const ACCEPT_TIMEOUT: Duration = Duration::from_millis(250);
+
 /// For how long a connection that could not be made is not tried again: everyone who waits for it shares one attempt.
-const RETRY_CONNECT_AFTER: Duration = Duration::from_millis(30);
+const RETRY_CONNECT_AFTER: Duration = Duration::from_millis(15);
 
 /// Commands that one node may owe answers to; further ones queue for their turn, within their deadlines.
 const OUTSTANDING: usize = 2_048;
@@ -46,8 +54,8 @@ pub struct Connector {
     pub password_file: Option<PathBuf>,
     /// Connections to each node.
     pub connections: usize,
-    /// What [`Link`] counts its milliseconds from.
-    pub started: Instant,
+    /// Where connections that were dropped are counted.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Connector {
@@ -77,10 +85,15 @@ impl Connector {
         if let Some(password) = password {
             info = info.set_password(password);
         }
-        let stream = TcpStream::connect((&*address.host, address.port))
+        let accepted = TcpStream::connect((&*address.host, address.port));
+        let stream = tokio::time::timeout(ACCEPT_TIMEOUT, accepted)
             .await
+            .map_err(|_| Fault::Connect("nobody accepts the connection".to_owned()))?
             .map_err(broken)?;
         stream.set_nodelay(true).map_err(broken)?;
+        // What was written down a connection that is then given up must not arrive afterwards: a kernel would go on sending
+        // it for minutes, and a write that was repeated elsewhere since would undo later ones.
+        stream.set_zero_linger().map_err(broken)?;
         // Time-outs are ours to keep: the router knows deadlines, and when a whole connection is silent.
         let config = AsyncConnectionConfig::new()
             .set_response_timeout(None)
@@ -95,50 +108,13 @@ impl Connector {
                 }
                 _ => Fault::Connect(error.to_string()),
             })?;
-        Ok(Link {
-            connection,
-            driver: tokio::spawn(driver).abort_handle(),
-            condemned: AtomicBool::new(false),
-            heard: AtomicU64::new(self.now()),
-        })
-    }
-
-    /// Milliseconds since the start.
-    fn now(&self) -> u64 {
-        self.started.elapsed().as_millis() as u64
-    }
-}
-
-/// A connection that was made.
-pub struct Link {
-    connection: MultiplexedConnection,
-    driver: AbortHandle,
-    condemned: AtomicBool,
-    /// When the last answer came, of whomever.
-    heard: AtomicU64,
-}
-
-impl Link {
-    fn is_usable(&self) -> bool {
-        !self.condemned.load(Ordering::Relaxed) && !self.driver.is_finished()
-    }
-
-    /// Closes the connection at once; whoever waits for an answer from it gets an error instead.
-    pub fn condemn(&self) {
-        self.condemned.store(true, Ordering::Relaxed);
-        self.driver.abort();
-    }
-}
-
-impl Drop for Link {
-    fn drop(&mut self) {
-        self.driver.abort();
+        Ok(Link::new(connection, driver, self.metrics.clone()))
     }
 }
 
 /// A command that was sent: down which connection, and when.
 #[derive(Default)]
-pub struct Sent(OnceLock<(Arc<Link>, u64)>);
+pub struct Sent(OnceLock<(Arc<Link>, Instant)>);
 
 impl Sent {
     /// Whether the node may have got it.
@@ -147,11 +123,23 @@ impl Sent {
     }
 }
 
+/// A place for one connection.
 #[derive(Default)]
 struct Lane {
     link: RwLock<Option<Arc<Link>>>,
-    /// Held by the one who makes the connection, with how the last attempt failed.
-    connecting: Mutex<Option<(Instant, Fault)>>,
+    connecting: Mutex<Connecting>,
+}
+
+/// How far the next connection of a lane is.
+#[derive(Default)]
+enum Connecting {
+    /// Nobody has asked for one, or it was made.
+    #[default]
+    Idle,
+    /// It is being made, whoever goes on waiting for it.
+    Busy(Shared<BoxFuture<'static, Result<Arc<Link>, Fault>>>),
+    /// It could not be made.
+    Failed(Instant, Fault),
 }
 
 impl Lane {
@@ -159,13 +147,30 @@ impl Lane {
         let link = self.link.read().unwrap_or_else(PoisonError::into_inner);
         link.as_ref().filter(|link| link.is_usable()).cloned()
     }
+
+    /// Notes what an attempt came to.
+    fn settle(&self, made: Result<Link, Fault>) -> Result<Arc<Link>, Fault> {
+        let made = made.map(Arc::new);
+        let mut connecting = self
+            .connecting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *connecting = match &made {
+            Ok(link) => {
+                *self.link.write().unwrap_or_else(PoisonError::into_inner) = Some(link.clone());
+                Connecting::Idle
+            }
+            Err(fault) => Connecting::Failed(Instant::now(), fault.clone()),
+        };
+        made
+    }
 }
 
 /// A Redis node.
 pub struct Node {
     address: Address,
     connector: Arc<Connector>,
-    lanes: Box<[Lane]>,
+    lanes: Box<[Arc<Lane>]>,
     turn: AtomicUsize,
     outstanding: Semaphore,
 }
@@ -175,7 +180,7 @@ impl Node {
     #[must_use]
     pub fn new(address: Address, connector: Arc<Connector>) -> Arc<Self> {
         let lanes = (0..connector.connections.max(1))
-            .map(|_| Lane::default())
+            .map(|_| Arc::default())
             .collect();
         Arc::new(Self {
             address,
@@ -217,8 +222,8 @@ impl Node {
         sent: &Sent,
     ) -> Result<Value, Fault> {
         let link = self.link().await?;
-        let mut connection = link.connection.clone();
-        let _ = sent.0.set((link.clone(), self.connector.now()));
+        let mut connection = link.connection();
+        let _ = sent.0.set((link.clone(), Instant::now()));
         let answer = if asking {
             let mut pipeline = Pipeline::with_capacity(2);
             pipeline.cmd("ASKING").add_command(command.clone());
@@ -229,16 +234,16 @@ impl Node {
         };
         match answer.and_then(Value::extract_error) {
             Ok(value) => {
-                link.heard.store(self.connector.now(), Ordering::Relaxed);
+                link.heard();
                 Ok(value)
             }
             Err(error) => {
                 match error.code() {
                     // The password was changed under this connection: the next one reads the new one.
-                    Some("NOAUTH") => link.condemn(),
+                    Some("NOAUTH") => link.condemn(Dropped::Credentials),
                     // An error is an answer as well.
-                    Some(_) => link.heard.store(self.connector.now(), Ordering::Relaxed),
-                    None => link.condemn(),
+                    Some(_) => link.heard(),
+                    None => link.condemn(Dropped::Broken),
                 }
                 Err(Fault::Reply(error))
             }
@@ -247,16 +252,24 @@ impl Node {
 
     /// Closes the connection that `sent` went down if it has been silent for `bound` since then. A connection that
     /// answers others is slow, not dead.
-    pub fn condemn_if_silent(&self, sent: &Sent, bound: Duration) -> bool {
+    pub fn drop_if_silent(&self, sent: &Sent, bound: Duration, cause: Dropped) -> bool {
         let Some((link, at)) = sent.0.get() else {
             return false;
         };
-        let last = link.heard.load(Ordering::Relaxed).max(*at);
-        let silent = self.connector.now().saturating_sub(last) >= bound.as_millis() as u64;
+        let silent = link.silence_since(*at) >= bound;
         if silent {
-            link.condemn();
+            link.condemn(cause);
         }
         silent
+    }
+
+    /// Closes every connection that has owed an answer for `bound` without giving any, though nobody may wait for it any more.
+    pub fn drop_silent(&self, bound: Duration) {
+        for link in self.lanes.iter().filter_map(|lane| lane.usable()) {
+            if link.owing().is_some_and(|silence| silence >= bound) {
+                link.condemn(Dropped::Silent);
+            }
+        }
     }
 
     /// A connection that works as far as known.
@@ -268,29 +281,50 @@ impl Node {
         if let Some(link) = lane.usable() {
             return Ok(link);
         }
-        let mut last = lane.connecting.lock().await;
-        // While this one waited for its turn, another one may have succeeded, or failed.
-        if let Some(link) = lane.usable() {
-            return Ok(link);
-        }
-        if let Some((at, fault)) = &*last
-            && at.elapsed() < RETRY_CONNECT_AFTER
-        {
-            return Err(fault.clone());
-        }
-        match self.connector.connect(&self.address).await {
-            Ok(link) => {
-                tracing::debug!(node = %self.address, "connected");
-                let link = Arc::new(link);
-                *lane.link.write().unwrap_or_else(PoisonError::into_inner) = Some(link.clone());
-                *last = None;
-                Ok(link)
+        let attempt = {
+            let mut connecting = lane
+                .connecting
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            match &*connecting {
+                Connecting::Busy(attempt) => attempt.clone(),
+                Connecting::Failed(at, fault) if at.elapsed() < RETRY_CONNECT_AFTER => {
+                    return Err(fault.clone());
+                }
+                _ => match lane.usable() {
+                    Some(link) => return Ok(link),
+                    None => {
+                        let attempt = self.connect(lane);
+                        *connecting = Connecting::Busy(attempt.clone());
+                        attempt
+                    }
+                },
             }
-            Err(fault) => {
-                tracing::debug!(node = %self.address, ?fault, "cannot connect");
-                *last = Some((Instant::now(), fault.clone()));
-                Err(fault)
+        };
+        attempt.await
+    }
+
+    /// Begins to make a connection. In a task of its own: that somebody stops waiting for it takes it from nobody else.
+    fn connect(&self, lane: &Arc<Lane>) -> Shared<BoxFuture<'static, Result<Arc<Link>, Fault>>> {
+        let (connector, address) = (self.connector.clone(), self.address.clone());
+        // Weak, lest the lane keep the task and the task the lane.
+        let lane = Arc::downgrade(lane);
+        let making = tokio::spawn(async move {
+            let made = connector.connect(&address).await;
+            match &made {
+                Ok(_) => tracing::debug!(node = %address, "connected"),
+                Err(fault) => tracing::debug!(node = %address, ?fault, "cannot connect"),
             }
-        }
+            match lane.upgrade() {
+                Some(lane) => lane.settle(made),
+                None => made.map(Arc::new),
+            }
+        });
+        let making = AbortOnDropHandle::new(making);
+        let made = async move {
+            let gone = |_| Err(Fault::Connect("the attempt was given up".to_owned()));
+            making.await.unwrap_or_else(gone)
+        };
+        made.boxed().shared()
     }
 }

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,28 +13,39 @@ use tokio::sync::{Notify, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::map::{Primary, SlotMap};
+use super::names::{self, Names};
 use super::node::{Connector, Node, Sent};
 use super::refresh;
 use super::seeds::Seed;
 use super::setback::{Setback, classify, gave_up};
 use super::slots::slot_of;
-use super::view::Address;
-use crate::metrics::{Metrics, Redirect, Retry};
+use super::view::{Address, View};
+use crate::metrics::{Dropped, Metrics, Redirect, Retry};
 use crate::settings::RedisSettings;
 use crate::store::StoreError;
 
 /// How long an answer is awaited without looking around; nearly all come sooner.
-const PATIENCE: Duration = Duration::from_millis(50);
+const PATIENCE: Duration = Duration::from_millis(25);
 
 /// After how much silence a connection is given up, and how often that is looked at.
-const SILENCE: Duration = Duration::from_millis(500);
+pub(super) const SILENCE: Duration = Duration::from_millis(500);
 /// See [`SILENCE`].
 const LOOK: Duration = Duration::from_millis(100);
 
-/// First and longest pause between attempts.
-const FIRST_PAUSE: Duration = Duration::from_millis(10);
-/// See [`FIRST_PAUSE`].
+/// The same when there is more against it than silence: its node lost the slot, or the request that waits for it is given
+/// up. A write that was not answered must not be carried out long afterwards.
+const SUSPECT_SILENCE: Duration = Duration::from_millis(100);
+
+/// Shortest and longest pause between attempts.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+/// See [`SHORTEST_PAUSE`].
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+
+/// How many requests that wait, and how many setbacks of one, make its pause longer by another [`SHORTEST_PAUSE`]. A few
+/// that wait notice at once when it goes on; thousands together do not try more than about 2,000 times a second.
+const WAITING_A_STEP: usize = 16;
+/// See [`WAITING_A_STEP`].
+const SETBACKS_A_STEP: u32 = 32;
 
 /// How many redirections in a row are followed at once. Further ones mean that nodes disagree, which takes time.
 const QUICK_REDIRECTS: u32 = 4;
@@ -42,7 +54,7 @@ const QUICK_REDIRECTS: u32 = 4;
 /// tried in the background and by each request.
 pub struct Cluster {
     shared: Arc<Shared>,
-    _refresher: AbortOnDropHandle<()>,
+    _background: [AbortOnDropHandle<()>; 2],
 }
 
 /// What the router and the refresher share.
@@ -51,7 +63,15 @@ pub(super) struct Shared {
     nodes: Mutex<HashMap<Address, Arc<Node>>>,
     connector: Arc<Connector>,
     heard: Mutex<Option<Instant>>,
+    /// How many requests wait, for an answer that is late or for another attempt.
+    waiting: AtomicUsize,
+    /// Whether the last refresh went well.
+    settled: AtomicBool,
+    /// Told when a refresh went badly after one that went well.
+    pub(super) lost: Notify,
     pub(super) seeds: Vec<Seed>,
+    pub(super) names: Names,
+    /// Told when the map should be refreshed.
     pub(super) news: Notify,
     pub(super) metrics: Arc<Metrics>,
 }
@@ -93,6 +113,43 @@ impl Shared {
         self.map.send_replace(Arc::new(map));
     }
 
+    /// Takes from one view what is newer in it than in the map.
+    pub(super) fn advance(&self, view: &View) {
+        self.map.send_if_modified(|map| {
+            let next = map.advanced(view, |address| self.node_at(address));
+            let is_news = next.is_some();
+            if let Some(next) = next {
+                tracing::info!("slot map changed: a primary was replaced");
+                *map = Arc::new(next);
+            }
+            is_news
+        });
+    }
+
+    /// Whether requests wait.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    /// Counts a request as waiting until the guard drops, and has the map refreshed.
+    fn wait(&self) -> Waiting<'_> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        self.news.notify_one();
+        Waiting(&self.waiting)
+    }
+
+    /// Notes whether a refresh went well.
+    pub(super) fn settle(&self, settled: bool) {
+        if self.settled.swap(settled, Ordering::Relaxed) && !settled {
+            self.lost.notify_one();
+        }
+    }
+
+    /// Whether the last refresh went well.
+    pub(super) fn is_settled(&self) -> bool {
+        self.settled.load(Ordering::Relaxed)
+    }
+
     /// Notes that a node told a map just now.
     pub(super) fn heard(&self) {
         *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
@@ -105,6 +162,15 @@ impl Shared {
                 .is_some_and(|owner| Arc::ptr_eq(owner, node));
             is_news && Arc::make_mut(map).patch(slot, node)
         });
+    }
+}
+
+/// A request that waits.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -128,21 +194,28 @@ impl Cluster {
             password: with_credentials.and_then(|seed| seed.password.clone()),
             password_file: settings.password_file,
             connections: settings.connections,
-            started: Instant::now(),
+            metrics: metrics.clone(),
         };
         let shared = Arc::new(Shared {
             map: watch::Sender::new(Arc::new(SlotMap::empty())),
             nodes: Mutex::default(),
             connector: Arc::new(connector),
             heard: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+            settled: AtomicBool::new(false),
+            lost: Notify::new(),
+            names: Names::default(),
             seeds: settings.seeds,
             news: Notify::new(),
             metrics,
         });
-        let refresher = tokio::spawn(refresh::keep_fresh(shared.clone()));
+        let background = [
+            tokio::spawn(names::keep_resolved(shared.clone())),
+            tokio::spawn(refresh::keep_fresh(shared.clone())),
+        ];
         Self {
             shared,
-            _refresher: AbortOnDropHandle::new(refresher),
+            _background: background.map(AbortOnDropHandle::new),
         }
     }
 
@@ -168,7 +241,8 @@ impl Cluster {
     /// Carries out a command on the node that serves `key`. `command` makes it anew for each attempt.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] at the deadline, with what stood in the way last; others at once.
+    /// At the deadline, with what stood in the way last, [`StoreError::Unanswered`] if an attempt may have been carried out
+    /// and [`StoreError::Unavailable`] otherwise; others at once.
     pub async fn run(
         &self,
         key: &[u8],
@@ -186,39 +260,46 @@ impl Cluster {
             let node = ask
                 .take()
                 .or_else(|| self.shared.map.borrow().owner(slot).cloned());
-            let attempt = async {
-                match &node {
-                    Some(node) => self.attempt(slot, node, asking, &command()).await,
-                    None => Err(Setback::Again {
-                        reason: Retry::Uncovered,
-                        sent: false,
-                    }),
+            let attempt = match &node {
+                Some(node) => {
+                    let command = command();
+                    self.attempt(slot, node, asking, &command, deadline).await
                 }
+                None => Err(Setback::Again {
+                    reason: Retry::Uncovered,
+                    sent: false,
+                }),
             };
-            let setback = match tokio::time::timeout_at(deadline.into(), attempt).await {
-                Ok(Ok(value)) => return Ok(Outcome { value, uncertain }),
-                Ok(Err(setback)) => setback,
-                Err(_) => return Err(gave_up(last.unwrap_or(Retry::Timeout))),
+            let setback = match attempt {
+                Ok(value) => return Ok(Outcome { value, uncertain }),
+                Err(setback) => setback,
             };
             match setback {
+                // An earlier attempt may have been carried out all the same.
+                Setback::Fatal(StoreError::Unavailable(why)) if uncertain => {
+                    return Err(StoreError::Unanswered(why));
+                }
                 Setback::Fatal(error) => return Err(error),
+                Setback::Late { sent } => {
+                    let last = last.unwrap_or(Retry::Timeout);
+                    return Err(gave_up(last, uncertain || sent));
+                }
                 Setback::Moved(address) => {
                     self.shared.metrics.redirect(Redirect::Moved);
                     let node = self.shared.node_at(&address);
                     self.shared.patch(slot, &node);
                     self.shared.news.notify_one();
                     redirects += 1;
-                    last = Some(Retry::NotNow);
+                    last = Some(Retry::Moving);
                 }
                 Setback::Ask(address) => {
                     self.shared.metrics.redirect(Redirect::Ask);
                     ask = Some(self.shared.node_at(&address));
                     redirects += 1;
-                    last = Some(Retry::NotNow);
+                    last = Some(Retry::Moving);
                 }
                 Setback::Again { reason, sent } => {
                     self.shared.metrics.retry(reason);
-                    self.shared.news.notify_one();
                     uncertain |= sent;
                     redirects = QUICK_REDIRECTS;
                     last = Some(reason);
@@ -230,34 +311,37 @@ impl Cluster {
             if redirects < QUICK_REDIRECTS {
                 continue;
             }
-            let pause =
-                pause_after(setbacks).min(deadline.saturating_duration_since(Instant::now()));
             setbacks += 1;
             // Whoever was asked to ask elsewhere comes back to the owner after a pause.
             ask = None;
-            self.pause(slot, node.as_ref(), pause).await;
+            self.pause(slot, node.as_ref(), setbacks, deadline).await;
             redirects = 0;
             if Instant::now() >= deadline {
-                return Err(gave_up(last.unwrap_or(Retry::Timeout)));
+                return Err(gave_up(last.unwrap_or(Retry::Timeout), uncertain));
             }
         }
     }
 
-    /// One attempt on one node, given up as soon as the slot turns out to belong to another or the connection to be dead.
+    /// One attempt on one node, given up as soon as the slot turns out to belong to another or the connection to be dead, and
+    /// at the deadline.
     async fn attempt(
         &self,
         slot: u16,
         node: &Arc<Node>,
         asking: bool,
         command: &Cmd,
+        deadline: Instant,
     ) -> Result<Value, Setback> {
         let sent = Sent::default();
         let mut answer = pin!(node.send(command, asking, &sent));
-        let answer = match tokio::time::timeout(PATIENCE, answer.as_mut()).await {
+        let soon = deadline.min(Instant::now() + PATIENCE);
+        let answer = match tokio::time::timeout_at(soon.into(), answer.as_mut()).await {
             Ok(answer) => answer,
             Err(_) => {
+                let _waiting = self.shared.wait();
                 let mut maps = self.shared.map.subscribe();
                 maps.mark_changed();
+                let mut look = Instant::now() + LOOK;
                 loop {
                     tokio::select! {
                         biased;
@@ -266,12 +350,18 @@ impl Cluster {
                         _ = maps.changed() => {
                             let moved = maps.borrow_and_update().owner(slot).is_some_and(|owner| !Arc::ptr_eq(owner, node));
                             if moved && !asking {
+                                node.drop_if_silent(&sent, SUSPECT_SILENCE, Dropped::Deposed);
                                 return Err(Setback::Again { reason: Retry::Rerouted, sent: sent.is_sent() });
                             }
                         }
-                        () = tokio::time::sleep(LOOK) => {
-                            self.shared.news.notify_one();
-                            if node.condemn_if_silent(&sent, SILENCE) {
+                        () = tokio::time::sleep_until(look.min(deadline).into()) => {
+                            look += LOOK;
+                            let sent_down = sent.is_sent();
+                            if Instant::now() >= deadline {
+                                node.drop_if_silent(&sent, SUSPECT_SILENCE, Dropped::Silent);
+                                return Err(Setback::Late { sent: sent_down });
+                            }
+                            if node.drop_if_silent(&sent, SILENCE, Dropped::Silent) {
                                 return Err(Setback::Again { reason: Retry::Timeout, sent: true });
                             }
                         }
@@ -288,23 +378,29 @@ impl Cluster {
         })
     }
 
-    /// Waits for `pause`, or until the map has another owner for the slot than `tried`.
-    async fn pause(&self, slot: u16, tried: Option<&Arc<Node>>, pause: Duration) {
+    /// Waits for a pause, or until the map has another owner for the slot than `tried`, or until the deadline.
+    async fn pause(&self, slot: u16, tried: Option<&Arc<Node>>, setbacks: u32, deadline: Instant) {
+        let _waiting = self.shared.wait();
+        let waiting = self.shared.waiting.load(Ordering::Relaxed);
+        let until = deadline.min(Instant::now() + pause_after(setbacks, waiting));
         let mut maps = self.shared.map.subscribe();
         let other = maps.wait_for(|map| match (map.owner(slot), tried) {
             (Some(owner), Some(tried)) => !Arc::ptr_eq(owner, tried),
             (owner, _) => owner.is_some(),
         });
-        let _ = tokio::time::timeout(pause, other).await;
+        let _ = tokio::time::timeout_at(until.into(), other).await;
     }
 }
 
-/// The pause after so many setbacks: doubling, bounded, and half of it left to chance.
-fn pause_after(setbacks: u32) -> Duration {
-    let whole = FIRST_PAUSE
-        .saturating_mul(1 << setbacks.min(10))
-        .min(LONGEST_PAUSE);
-    whole.mul_f64(0.5 + rand::random::<f64>() / 2.0)
+/// The pause after so many setbacks while so many requests wait: bounded, and half of it left to chance.
+fn pause_after(setbacks: u32, waiting: usize) -> Duration {
+    let steps = 1.0
+        + f64::from(setbacks) / f64::from(SETBACKS_A_STEP)
+        + waiting as f64 / WAITING_A_STEP as f64;
+    SHORTEST_PAUSE
+        .mul_f64(steps)
+        .min(LONGEST_PAUSE)
+        .mul_f64(0.5 + rand::random::<f64>() / 2.0)
 }
 
 #[cfg(test)]
@@ -313,12 +409,13 @@ mod tests {
 
     #[test]
     fn pauses_grow_to_a_bound_and_differ() {
-        for setbacks in 0..40 {
-            let pause = pause_after(setbacks);
-            assert!(pause >= FIRST_PAUSE / 2 && pause <= LONGEST_PAUSE);
+        for (setbacks, waiting) in [(1, 1), (10, 1), (1, 4096), (100_000, 1), (u32::MAX, 0)] {
+            let pause = pause_after(setbacks, waiting);
+            assert!(pause >= SHORTEST_PAUSE / 2 && pause <= LONGEST_PAUSE);
         }
-        assert!(pause_after(10) >= LONGEST_PAUSE / 2);
-        let pauses: std::collections::BTreeSet<_> = (0..20).map(|_| pause_after(5)).collect();
+        assert!(pause_after(1, 1) <= SHORTEST_PAUSE * 2);
+        assert!(pause_after(1, 4096) >= LONGEST_PAUSE / 2);
+        let pauses: std::collections::BTreeSet<_> = (0..20).map(|_| pause_after(5, 5)).collect();
         assert!(pauses.len() > 1);
     }
 }

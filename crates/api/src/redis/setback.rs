@@ -21,20 +21,35 @@ pub(super) enum Setback {
         /// Whether the node may have carried it out all the same.
         sent: bool,
     },
+    /// The deadline passed.
+    Late {
+        /// As above.
+        sent: bool,
+    },
     /// It will not.
     Fatal(StoreError),
 }
 
 /// What is told to a client whose deadline passed, from what stood in the way last. Names no nodes: it is shown to users.
-pub(super) fn gave_up(last: Retry) -> StoreError {
+/// `uncertain` tells whether an attempt may have been carried out.
+pub(super) fn gave_up(last: Retry, uncertain: bool) -> StoreError {
     let why = match last {
         Retry::Connection => "no connection to the shard that has this key",
         Retry::Timeout | Retry::Rerouted => "no answer from the shard that has this key",
         Retry::Uncovered => "no shard is known that has this key",
-        Retry::NotNow => "the shard that has this key cannot serve now",
+        Retry::ClusterDown | Retry::Loading | Retry::NotPrimary | Retry::Moving | Retry::Busy => {
+            "the shard that has this key cannot serve now"
+        }
+        Retry::NoReplicas => {
+            "the shard that has this key takes no writes until a replica can keep them as well"
+        }
         Retry::Credentials => "the shard that has this key does not accept our credentials",
     };
-    StoreError::Unavailable(why.to_owned())
+    if uncertain {
+        StoreError::Unanswered(why.to_owned())
+    } else {
+        StoreError::Unavailable(why.to_owned())
+    }
 }
 
 /// Tells what to do about a fault. `node` is who answered, `sent` whether the command had left.
@@ -61,22 +76,23 @@ fn classify_reply(error: &RedisError, node: &Address, sent: bool) -> Setback {
     let elsewhere = || Address::parse(error.redirect_node()?.0, node);
     match error.kind() {
         ErrorKind::Server(ServerErrorKind::Moved) => {
-            elsewhere().map_or(refused(Retry::NotNow), Setback::Moved)
+            elsewhere().map_or(refused(Retry::Moving), Setback::Moved)
         }
         ErrorKind::Server(ServerErrorKind::Ask) => {
-            elsewhere().map_or(refused(Retry::NotNow), Setback::Ask)
+            elsewhere().map_or(refused(Retry::Moving), Setback::Ask)
         }
-        ErrorKind::Server(
-            ServerErrorKind::TryAgain
-            | ServerErrorKind::ClusterDown
-            | ServerErrorKind::BusyLoading
-            | ServerErrorKind::MasterDown
-            | ServerErrorKind::ReadOnly,
-        ) => refused(Retry::NotNow),
+        ErrorKind::Server(ServerErrorKind::TryAgain) => refused(Retry::Moving),
+        ErrorKind::Server(ServerErrorKind::ClusterDown) => refused(Retry::ClusterDown),
+        ErrorKind::Server(ServerErrorKind::BusyLoading) => refused(Retry::Loading),
+        ErrorKind::Server(ServerErrorKind::MasterDown | ServerErrorKind::ReadOnly) => {
+            refused(Retry::NotPrimary)
+        }
         _ => match error.code() {
             Some("NOAUTH" | "WRONGPASS") => refused(Retry::Credentials),
-            // Too few replicas to accept writes; a script or a module is in the way; the primary just handed over.
-            Some("NOREPLICAS" | "BUSY" | "UNBLOCKED") => refused(Retry::NotNow),
+            Some("NOREPLICAS") => refused(Retry::NoReplicas),
+            Some("BUSY") => refused(Retry::Busy),
+            // The primary just handed over.
+            Some("UNBLOCKED") => refused(Retry::NotPrimary),
             Some("OOM") => Setback::Fatal(StoreError::Unavailable("its memory is full".to_owned())),
             Some("MISCONF") => Setback::Fatal(StoreError::Unavailable(
                 "it cannot persist writes".to_owned(),
@@ -130,7 +146,7 @@ mod tests {
         );
         // One that names nobody is waited out.
         let waited_out = Setback::Again {
-            reason: Retry::NotNow,
+            reason: Retry::Moving,
             sent: false,
         };
         assert_eq!(answered("MOVED 3999 nowhere"), waited_out);
@@ -138,18 +154,37 @@ mod tests {
 
     #[test]
     fn what_passes_is_waited_out_and_was_not_carried_out() {
-        for line in [
-            "TRYAGAIN Multiple keys request during rehashing of slot",
-            "CLUSTERDOWN The cluster is down",
-            "CLUSTERDOWN Hash slot not served",
-            "LOADING Redis is loading the dataset in memory",
-            "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
-            "READONLY You can't write against a read only replica.",
-            "NOREPLICAS Not enough good replicas to write.",
-            "BUSY Redis is busy running a script.",
+        for (line, reason) in [
+            (
+                "TRYAGAIN Multiple keys request during rehashing of slot",
+                Retry::Moving,
+            ),
+            ("CLUSTERDOWN The cluster is down", Retry::ClusterDown),
+            ("CLUSTERDOWN Hash slot not served", Retry::ClusterDown),
+            (
+                "LOADING Redis is loading the dataset in memory",
+                Retry::Loading,
+            ),
+            (
+                "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+                Retry::NotPrimary,
+            ),
+            (
+                "READONLY You can't write against a read only replica.",
+                Retry::NotPrimary,
+            ),
+            (
+                "UNBLOCKED force unblock from blocking operation",
+                Retry::NotPrimary,
+            ),
+            (
+                "NOREPLICAS Not enough good replicas to write.",
+                Retry::NoReplicas,
+            ),
+            ("BUSY Redis is busy running a script.", Retry::Busy),
         ] {
             let expected = Setback::Again {
-                reason: Retry::NotNow,
+                reason,
                 sent: false,
             };
             assert_eq!(answered(line), expected, "{line}");

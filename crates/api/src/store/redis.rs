@@ -81,6 +81,11 @@ impl Store for RedisStore {
             .run(key, || command(b"GET", key), deadline)
             .await;
         self.metrics.upstream(Command::Get, began.elapsed());
+        // Whether a question was heard makes no difference to anybody.
+        let outcome = outcome.map_err(|error| match error {
+            StoreError::Unanswered(why) => StoreError::Unavailable(why),
+            other => other,
+        });
         match outcome?.value {
             Value::Nil => Ok(None),
             Value::BulkString(value) => Ok(Some(value.into())),

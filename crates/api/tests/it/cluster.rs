@@ -18,7 +18,7 @@ fn key_on(index: usize, of: usize) -> String {
         .unwrap()
 }
 
-fn counted(metrics: &str, line: &str) -> bool {
+pub(crate) fn counted(metrics: &str, line: &str) -> bool {
     metrics
         .lines()
         .any(|found| found.starts_with(line) && !found.ends_with(" 0"))

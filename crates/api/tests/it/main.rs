@@ -5,7 +5,9 @@
 mod api;
 mod cluster;
 mod contract;
+mod faults;
 mod limits;
 mod malformed;
+mod netns;
 mod servers;
 mod shutdown;

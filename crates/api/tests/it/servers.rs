@@ -10,7 +10,7 @@ use crate::api::until;
 
 pub(crate) struct Server {
     pub(crate) port: u16,
-    bus: u16,
+    pub(crate) bus: u16,
     child: Child,
     _directory: TempDir,
 }
@@ -37,9 +37,11 @@ impl Server {
     pub(crate) async fn start_on(port: u16, bus: u16, directives: &[&str]) -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let clustered = directives.contains(&"--cluster-enabled");
+        let mut bound = directives.iter().skip_while(|word| **word != "--bind");
+        let host = *bound.nth(1).unwrap_or(&"127.0.0.1");
         let mut command = Command::new("redis-server");
         command
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
+            .args(["--port", &port.to_string(), "--bind", host])
             .args(["--dir", directory.path().to_str().unwrap()])
             .args(["--save", "", "--appendonly", "no"])
             .args(directives)
@@ -57,10 +59,7 @@ impl Server {
             if server.child.try_wait().unwrap().is_some() {
                 return None;
             }
-            if tokio::net::TcpStream::connect(("127.0.0.1", port))
-                .await
-                .is_ok()
-            {
+            if tokio::net::TcpStream::connect((host, port)).await.is_ok() {
                 return Some(server);
             }
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;

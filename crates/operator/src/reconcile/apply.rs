@@ -6,6 +6,7 @@
 
 mod drift;
 mod error;
+mod found;
 
 use std::marker::PhantomData;
 use std::sync::{Mutex, PoisonError};
@@ -22,6 +23,7 @@ use serde_json::{Value, json};
 
 use drift::{annotate, covers, digest, is_newer, project, text};
 pub use error::{ApplyError, said};
+pub use found::found;
 
 use super::Context;
 use super::build::{Applied, Prepared, Resources};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cachecluster_contract::names;
 use cachecluster_topology::{
-    Action, Health, Member, NodeRef, Presence, Probe, Role, World, assess, plan,
+    Action, Health, Member, NodeRef, Presence, Probe, World, assess, is_ready_to_lead, plan,
 };
 
 use super::observe::Observed;
@@ -14,11 +14,13 @@ use super::validate::ValidatedCluster;
 /// Until the next look at a cluster that is as it should be. Its nodes are asked; the API server is not.
 pub const HEALTHY: Duration = Duration::from_secs(15);
 /// Until the next look at a cluster that is not, while its servers are there.
-const UNHEALTHY: Duration = Duration::from_millis(500);
+pub const UNHEALTHY: Duration = Duration::from_millis(500);
 /// The same, while pods are missing: their changes trigger a pass by themselves.
 const WAITING: Duration = Duration::from_secs(1);
 /// After a step: its effect shows within a round of gossip.
 const STEPPED: Duration = Duration::from_millis(100);
+/// Least time until the next look at a cluster that is paused: nothing can be done that would be late.
+const PAUSED: Duration = Duration::from_secs(5);
 /// Until the next look at a resource that cannot be acted upon: what is missing may come without a watch's telling.
 pub const REJECTED: Duration = Duration::from_secs(15);
 
@@ -32,6 +34,10 @@ pub struct Plan {
     pub action: Option<Action>,
     /// What is awaited, in words.
     pub waiting: Vec<String>,
+    /// Which shards of a durable cluster are left without a primary for the sake of what was acknowledged, in sentences.
+    pub refused: Vec<String>,
+    /// By shard of a durable cluster: the pods that the status shall name as in sync, its primary first.
+    pub in_sync: BTreeMap<u32, Vec<String>>,
     /// How the live nodes are.
     pub health: Health,
     /// Whether any Redis server answered.
@@ -40,6 +46,8 @@ pub struct Plan {
     pub marked: Option<String>,
     /// When to look again.
     pub requeue: Duration,
+    /// The same, should the step not be taken.
+    pub otherwise: Duration,
 }
 
 /// Decides.
@@ -50,34 +58,56 @@ pub fn decide(cluster: &ValidatedCluster, observed: &Observed) -> Plan {
     let cachecluster_topology::Plan {
         mut action,
         mut waiting,
+        refused,
+        in_sync,
     } = plan(&world);
     let pods = surplus(cluster, &world, &health, &mut waiting);
     if action.is_none() {
-        action = hand_over(&world, &health);
+        action = hand_over(&world, &health, &in_sync);
     }
+    let sets = world.durable.as_ref().map(|durable| &durable.in_sync);
+    let turned = sets.is_some_and(|sets| *sets != in_sync);
     let answered = world.members.iter().any(|member| member.view().is_some());
     let marked = (cluster.shards == 1)
         .then(|| health.shards.first()?.primary.as_ref())
         .flatten()
         .map(|primary| primary.name.clone());
-    let requeue = if action.is_some() {
+    let otherwise = if turned {
         STEPPED
-    } else if health.is_healthy() && waiting.is_empty() {
+    } else if health.is_at_rest() && waiting.is_empty() && !is_stopping(&world) {
         HEALTHY
     } else if answered {
         UNHEALTHY
     } else {
         WAITING
     };
+    let least = match cluster.paused {
+        true => PAUSED,
+        false => STEPPED,
+    };
+    let otherwise = otherwise.max(least);
+    let requeue = match action {
+        Some(_) => least,
+        None => otherwise,
+    };
     Plan {
         pods,
         action,
         waiting,
+        refused,
+        in_sync,
         health,
         answered,
         marked,
         requeue,
+        otherwise,
     }
+}
+
+/// Whether a server that is fenced still runs.
+fn is_stopping(world: &World) -> bool {
+    let mut members = world.members.iter();
+    members.any(|member| member.fenced && member.view().is_some())
 }
 
 /// Everything that exists, and every place that is wanted and does not.
@@ -94,10 +124,12 @@ fn world(cluster: &ValidatedCluster, observed: &Observed) -> World {
                     ordinal,
                     addr: None,
                     machine: None,
+                    zone: None,
                     presence: Presence::Absent,
                     vouched: false,
                     // It may find a volume.
                     unborn: false,
+                    fenced: false,
                     probe: Probe::Silent("there is no such pod".to_owned()),
                 });
             }
@@ -107,6 +139,7 @@ fn world(cluster: &ValidatedCluster, observed: &Observed) -> World {
         shards: cluster.shards,
         replicas: cluster.replicas,
         members,
+        durable: observed.durable.clone(),
     }
 }
 
@@ -169,13 +202,29 @@ fn has_lasting_primary(shard: u32, world: &World, health: &Health) -> bool {
     })
 }
 
-/// A primary whose place is not wanted any more hands over, without loss, to a replica that stays.
-fn hand_over(world: &World, health: &Health) -> Option<Action> {
+/// A primary whose place is not wanted any more hands over, without loss, to a replica that stays and is ready.
+fn hand_over(
+    world: &World,
+    health: &Health,
+    in_sync: &BTreeMap<u32, Vec<String>>,
+) -> Option<Action> {
+    // Of a durable cluster only who is in the set, and stays there.
+    let may_lead = |member: &Member| {
+        world.durable.as_ref().is_none_or(|durable| {
+            let mut both = [&durable.in_sync, in_sync].into_iter();
+            both.all(|sets| {
+                sets.get(&member.shard)
+                    .is_some_and(|set| set.contains(&member.name))
+            })
+        })
+    };
     let wanted = |node: &NodeRef| {
         world.members.iter().any(|member| {
             member.name == node.name
                 && member.is_wanted(world)
-                && member.view().is_some_and(|view| view.role == Role::Replica)
+                && !member.fenced
+                && may_lead(member)
+                && is_ready_to_lead(world, &node.id)
         })
     };
     health
@@ -242,6 +291,42 @@ mod tests {
     }
 
     #[test]
+    fn who_is_fenced_is_not_waited_for() {
+        let mut sim = formed(3, 1);
+        sim.fence(1, 1);
+        let cluster = valid(json!({}));
+        let pause = |sim: &Sim| decide(&cluster, &world(sim.world())).requeue;
+        assert_eq!(pause(&sim), UNHEALTHY, "until it has stopped");
+        sim.kill(1, 1);
+        sim.gossip();
+        assert_eq!(pause(&sim), HEALTHY);
+        sim.lift(1, 1);
+        assert_eq!(pause(&sim), UNHEALTHY);
+    }
+
+    #[test]
+    fn a_paused_cluster_is_looked_at_now_and_then_whatever_is_left_to_do() {
+        let plan = decide(
+            &valid(json!({"maintenance": {"paused": true}})),
+            &world(Sim::new(3, 1).world()),
+        );
+        assert!(plan.action.is_some());
+        assert_eq!(plan.requeue, PAUSED);
+    }
+
+    #[test]
+    fn a_primary_whose_place_is_not_wanted_waits_for_one_that_is_not_fenced() {
+        let mut sim = last_is_primary();
+        let cluster = valid(json!({"shards": 1, "replicas": 1}));
+        sim.fence(0, 0);
+        let plan = decide(&cluster, &world(sim.world()));
+        let Some(Action::Failover { replica }) = &plan.action else {
+            panic!("{:?}", plan.action)
+        };
+        assert_eq!(replica.name, "quickstart-shard-0-1");
+    }
+
+    #[test]
     fn a_replica_that_is_not_wanted_goes_at_once() {
         let plan = decide(&valid(json!({"replicas": 0})), &world(formed(3, 1).world()));
         assert!(plan.pods.is_empty());
@@ -263,6 +348,30 @@ mod tests {
         });
         sim.gossip();
         assert!(decide(&cluster, &world(sim.world())).pods.is_empty());
+    }
+
+    #[test]
+    fn a_primary_whose_place_is_not_wanted_waits_for_a_replica_that_has_caught_up() {
+        let sim = last_is_primary();
+        let cluster = valid(json!({"shards": 1, "replicas": 1}));
+        let mut observed = world(sim.world());
+        let mut lag = |name: &str| {
+            let member = observed.members.iter_mut().find(|m| m.name == name);
+            let Probe::Answered(view) = &mut member.unwrap().probe else {
+                panic!("{name} is silent")
+            };
+            view.offset = 0;
+            view.standing.unheard_seconds = Some(3);
+            decide(&cluster, &observed)
+        };
+        let plan = lag("quickstart-shard-0-0");
+        assert!(matches!(
+            plan.action,
+            Some(Action::Failover { replica }) if replica.name == "quickstart-shard-0-1"
+        ));
+        let plan = lag("quickstart-shard-0-1");
+        assert_eq!((plan.action, plan.requeue), (None, UNHEALTHY));
+        assert_eq!(plan.pods, BTreeMap::from([(0, 3)]));
     }
 
     #[test]

@@ -65,9 +65,10 @@ pub async fn execute(
 /// Whether the nodes may be other than they were when the action was chosen, and that matters for it.
 fn is_too_old(action: &Action, age: Duration) -> bool {
     match action {
-        Action::Failover { .. } | Action::ForceFailover { .. } | Action::Takeover { .. } => {
-            age > FRESH
-        }
+        Action::Failover { .. }
+        | Action::ForceFailover { .. }
+        | Action::Takeover { .. }
+        | Action::RequireReplicas { .. } => age > FRESH,
         Action::Meet { .. }
         | Action::AssignSlots { .. }
         | Action::Replicate { .. }

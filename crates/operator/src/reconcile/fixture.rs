@@ -9,6 +9,7 @@ use cachecluster_topology::sim::Sim;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
+use super::fence::Fences;
 use super::observe::{Observed, Secrecy};
 use super::validate::{ValidatedCluster, validate};
 use crate::settings::Workload;
@@ -44,6 +45,9 @@ fn observed(members: Vec<cachecluster_topology::Member>, api_pods: Vec<Arc<Pod>>
         redis_pods: Vec::new(),
         api_pods,
         stateful_sets: 0,
+        durable: None,
+        reports: std::collections::BTreeMap::new(),
+        fences: Fences::default(),
     }
 }
 

@@ -1,15 +1,18 @@
 //! What there is: the password, the pods, and what every Redis server says of itself.
 
+mod durable;
 mod member;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cachecluster_contract::report::Report;
 use cachecluster_contract::{labels, names, paths};
-use cachecluster_crd::CacheCluster;
 use cachecluster_crd::conditions::reason;
+use cachecluster_crd::{CacheCluster, Profile};
 use cachecluster_redis_admin::Password;
-use cachecluster_topology::{Member, Presence, Probe};
+use cachecluster_topology::{Durable, Member, Presence, Probe};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::core::PartialObjectMeta;
@@ -17,10 +20,12 @@ use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Resource, ResourceExt};
 use tokio::time::Instant;
 
+pub use durable::OutOfStep;
 use jiff::Timestamp;
 use member::{controller, is_ours, member};
 
 use super::apply::{ApplyError, Belonging, belonging};
+use super::fence::Fences;
 use super::validate::Rejection;
 use super::{Context, Error};
 use crate::memory::{ClusterMemory, Remembered};
@@ -45,6 +50,12 @@ pub struct Observed {
     pub api_pods: Vec<Arc<Pod>>,
     /// How many shards have a StatefulSet.
     pub stateful_sets: usize,
+    /// What agents say of their pods, by the pods' names. They are asked last, because no step depends on it.
+    pub reports: BTreeMap<String, Report>,
+    /// Who holds every acknowledged write, of a durable cluster.
+    pub durable: Option<Durable>,
+    /// Who is fenced, once the agents have been told.
+    pub fences: Fences,
 }
 
 impl Observed {
@@ -160,9 +171,23 @@ pub async fn observe(
             member.probe = probe;
         }
     }
+    let durable = (cluster.spec.profile == Profile::Durable).then(|| {
+        let status = super::status::previous(cluster, memory);
+        let node_timeout = context.workload.node_timeout;
+        durable::durable(
+            cluster,
+            &status,
+            &members,
+            &mut memory.out_of_step,
+            node_timeout,
+            at,
+        )
+    });
     Ok(Observed {
         at,
+        durable,
         secrecy,
+        reports: BTreeMap::new(),
         members,
         redis_pods,
         api_pods: pods(labels::COMPONENT_API),
@@ -173,6 +198,7 @@ pub async fn observe(
                 set.is_some_and(|set| belonging(set.as_ref(), &owner) == Belonging::Ours)
             })
             .count(),
+        fences: Fences::default(),
     })
 }
 

@@ -1,7 +1,9 @@
 //! What pods say of themselves, in words for a status.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod, PodCondition};
 
 /// Reasons to wait that every pod has at its start.
@@ -10,6 +12,27 @@ const ORDINARY: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 const CRASHING: &str = "CrashLoopBackOff";
 /// Longest sentence about one pod, in characters.
 const LONGEST: usize = 200;
+
+/// For how long a kill for want of memory is told of.
+pub const OOM_MEMORY: SignedDuration = SignedDuration::from_mins(15);
+
+/// When a container of each pod was last killed for want of memory, by the pod's name.
+#[must_use]
+pub fn oom_kills(pods: &[Arc<Pod>]) -> BTreeMap<String, Timestamp> {
+    let last = |pod: &Pod| {
+        let statuses = pod.status.as_ref()?.container_statuses.iter().flatten();
+        let states = statuses.flat_map(|it| [it.state.as_ref(), it.last_state.as_ref()]);
+        let ends = states
+            .flatten()
+            .filter_map(|state| state.terminated.as_ref());
+        ends.filter(|end| end.reason.as_deref() == Some("OOMKilled"))
+            .filter_map(|end| Some(end.finished_at.as_ref()?.0))
+            .max()
+    };
+    pods.iter()
+        .filter_map(|pod| Some((pod.metadata.name.clone()?, last(pod)?)))
+        .collect()
+}
 
 /// How many are ready and stay.
 #[must_use]

@@ -2,6 +2,7 @@
 
 mod patch;
 mod shards;
+mod troubles;
 mod verdicts;
 
 use cachecluster_contract::{labels, names, ports};
@@ -9,11 +10,13 @@ use cachecluster_crd::conditions::{self, reason};
 use cachecluster_crd::{CacheCluster, CacheClusterStatus, Phase};
 use cachecluster_redis_admin::ExecuteError;
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 
-pub use patch::write;
+pub use patch::{previous, write};
 use shards::{shards, with_steady_keys};
-use verdicts::{accepted, condition, progressing, ready, was_formed};
+use troubles::{out_of_memory, persistence};
+use verdicts::{accepted, condition, paused, progressing, ready, was_formed};
 
 use super::apply::ApplyError;
 use super::build::{Applied, Resources};
@@ -70,6 +73,18 @@ pub fn compute(
         (false, false, true) => Phase::Creating,
         (false, false, false) => Phase::Invalid,
     };
+    let phase = if cluster.paused { Phase::Paused } else { phase };
+    let paused = paused(previous, cluster.paused);
+    // A trouble that never was is not spoken of.
+    let trouble = |type_: &str, verdict: verdicts::Verdict| {
+        let mut former = previous.conditions.iter();
+        (verdict.0 || former.any(|it| it.type_ == type_)).then_some(verdict)
+    };
+    let persistence = trouble(
+        conditions::PERSISTENCE_FAILING,
+        persistence(previous, observed),
+    );
+    let out_of_memory = trouble(conditions::OUT_OF_MEMORY, out_of_memory(observed, now));
     let generation = resource.metadata.generation;
     let condition = |type_, verdict| condition(previous, generation, type_, verdict, now);
     let existing = match outcome.applied {
@@ -79,13 +94,20 @@ pub fn compute(
     let status = CacheClusterStatus {
         observed_generation: generation,
         phase: Some(phase),
-        conditions: vec![
-            condition(conditions::ACCEPTED, accepted),
-            condition(conditions::READY, ready),
-            condition(conditions::PROGRESSING, progressing),
-            condition(conditions::DEGRADED, degraded),
-        ],
+        conditions: [
+            (conditions::ACCEPTED, Some(accepted)),
+            (conditions::READY, Some(ready)),
+            (conditions::PROGRESSING, Some(progressing)),
+            (conditions::DEGRADED, Some(degraded)),
+            (conditions::PERSISTENCE_FAILING, persistence),
+            (conditions::OUT_OF_MEMORY, out_of_memory),
+            (conditions::PAUSED, paused),
+        ]
+        .into_iter()
+        .filter_map(|(type_, verdict)| Some(condition(type_, verdict?)))
+        .collect(),
         shards: shards(cluster, plan),
+        fenced: observed.fences.standing.iter().cloned().collect(),
         endpoint: (cluster.api.replicas > 0).then(|| {
             let api = names::api(&cluster.name);
             format!("http://{api}.{}.svc:{}", cluster.namespace, ports::API)
@@ -111,16 +133,31 @@ pub fn rejected(
     CacheClusterStatus {
         observed_generation: generation,
         phase: Some(Phase::Invalid),
-        conditions: vec![
-            condition(conditions::ACCEPTED, verdict(false)),
-            condition(conditions::READY, verdict(false)),
-            condition(conditions::PROGRESSING, verdict(false)),
+        conditions: [
+            (conditions::ACCEPTED, Some(verdict(false))),
+            (conditions::READY, Some(verdict(false))),
+            (conditions::PROGRESSING, Some(verdict(false))),
             // Nobody looks after a cluster that was complete.
-            condition(conditions::DEGRADED, verdict(formed)),
-        ],
+            (conditions::DEGRADED, Some(verdict(formed))),
+            (
+                conditions::PAUSED,
+                paused(previous, resource.spec.maintenance.paused),
+            ),
+        ]
+        .into_iter()
+        .filter_map(|(type_, verdict)| Some(condition(type_, verdict?)))
+        .chain(troubles(previous).cloned())
+        .collect(),
         selector: Some(selector(&resource.name_any())),
         ..previous.clone()
     }
+}
+
+/// What was known of disks and memory, which stays where nobody looks.
+fn troubles(previous: &CacheClusterStatus) -> impl Iterator<Item = &Condition> {
+    let types = [conditions::PERSISTENCE_FAILING, conditions::OUT_OF_MEMORY];
+    let all = previous.conditions.iter();
+    all.filter(move |it| types.contains(&it.type_.as_str()))
 }
 
 /// The status when passes fail before they can say more: all that was known stays, but nobody should wait for it.
@@ -161,5 +198,8 @@ fn selector(cluster: &str) -> String {
     )
 }
 
+#[cfg(test)]
+#[path = "status/durable_tests.rs"]
+mod durable_tests;
 #[cfg(test)]
 mod tests;

@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use cachecluster_contract::durable::{Durable, Fsync as Policy};
 use cachecluster_contract::names;
 use cachecluster_crd::conditions::reason;
-use cachecluster_crd::{CacheCluster, OnDelete};
+use cachecluster_crd::{CacheCluster, Fsync, OnDelete, Profile};
 use cachecluster_redis_admin::Password;
 use k8s_openapi::api::core::v1::ResourceRequirements;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 
+use super::fence::{self, Wanted};
 use super::observe::{Observed, Secrecy};
 
 /// A cluster whose parts all make sense together.
@@ -38,10 +40,16 @@ pub struct ValidatedCluster {
     pub remark: Option<String>,
     /// A volume for each pod.
     pub storage: Option<Volume>,
+    /// What the servers of a durable cluster are told.
+    pub durable: Option<Durable>,
     /// The password.
     pub auth: Auth,
     /// The HTTP API.
     pub api: Api,
+    /// Whether nothing shall be done but to look on.
+    pub paused: bool,
+    /// Whose servers shall be stopped.
+    pub fenced: Wanted,
 }
 
 /// A volume for each pod.
@@ -153,6 +161,18 @@ pub fn validate(
                 spec.memory.as_str()
             )
         });
+    let durable = (spec.profile == Profile::Durable).then(|| Durable {
+        fsync: match spec.durability.clone().unwrap_or_default().fsync {
+            Fsync::EverySecond => Policy::Everysec,
+            Fsync::Always => Policy::Always,
+        },
+        least_replicas: spec.replicas.min(1),
+    });
+    if durable.is_some() && spec.storage.is_none() {
+        return Err(invalid(
+            "spec.profile Durable needs spec.storage".to_owned(),
+        ));
+    }
     let secret = spec
         .auth
         .secret_name
@@ -190,6 +210,7 @@ pub fn validate(
         directives: spec.engine.config.clone(),
         maxmemory,
         remark,
+        durable,
         storage: spec.storage.as_ref().map(|storage| Volume {
             size: storage.size.quantity(),
             class: storage.storage_class_name.clone(),
@@ -217,6 +238,8 @@ pub fn validate(
             node_port: spec.api.service.node_port,
             annotations: spec.api.service.annotations.clone(),
         },
+        paused: spec.maintenance.paused,
+        fenced: fence::wanted(cluster, observed),
         name,
     })
 }

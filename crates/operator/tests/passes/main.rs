@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)] // A test may stop where it stands.
 
+mod durable;
+mod maintenance;
 mod server;
 
 use std::sync::Arc;

@@ -154,6 +154,10 @@ impl Server {
             Method::PATCH => match path.strip_suffix("/status") {
                 Some(path) => {
                     let mut object = state.objects[path].clone();
+                    let over = &body["metadata"]["resourceVersion"];
+                    if !over.is_null() && *over != object["metadata"]["resourceVersion"] {
+                        return Some(failure(StatusCode::CONFLICT, "Conflict"));
+                    }
                     for (field, value) in body["status"].as_object().unwrap() {
                         if value.is_null() {
                             object["status"].as_object_mut().unwrap().remove(field);
@@ -166,8 +170,15 @@ impl Server {
                 // Otherwise an apply, which says all there is.
                 None if head.headers[CONTENT_TYPE] == "application/merge-patch+json" => {
                     let mut object = state.objects[&path].clone();
-                    for (field, value) in body["data"].as_object().unwrap() {
+                    for (field, value) in body["data"].as_object().into_iter().flatten() {
                         object["data"][field] = value.clone();
+                    }
+                    let labels = body["metadata"]["labels"].as_object();
+                    for (label, value) in labels.into_iter().flatten() {
+                        object["metadata"]["labels"][label] = value.clone();
+                    }
+                    if let Some(labels) = object["metadata"]["labels"].as_object_mut() {
+                        labels.retain(|_, value| !value.is_null());
                     }
                     respond(StatusCode::OK, &state.store(&path, object))
                 }

@@ -7,7 +7,7 @@
 pub mod info;
 pub mod nodes;
 
-use crate::model::{NodeView, Role};
+use crate::model::{NodeView, Role, Standing};
 
 pub use info::{ClusterInfo, Info, parse_cluster_info, parse_info};
 pub use nodes::{Myself, parse_nodes};
@@ -81,9 +81,17 @@ impl NodeView {
             epoch: myself.epoch,
             offset,
             link_up: replica && info.master_link_up,
+            standing: Standing {
+                unheard_seconds: info.unheard_seconds.filter(|_| replica),
+                dials: info.dials.filter(|_| replica),
+                attached: info.attached,
+                required: None,
+            },
             loading: info.loading,
             keys: info.keys,
             used_memory: info.used_memory,
+            failed_saves: info.failed_saves,
+            uptime_seconds: info.uptime_seconds,
             version: info.version,
             known,
         })

@@ -31,7 +31,12 @@ pub(crate) fn assign(roster: &Roster<'_>, waiting: &mut Vec<String>) -> Option<A
         return None;
     }
     let silent = roster.silent().filter(|m| !m.unborn);
-    let names: Vec<&str> = silent.map(|m| m.name.as_str()).collect();
+    let names: Vec<String> = silent
+        .map(|m| match m.fenced {
+            true => format!("{} (fenced)", m.name),
+            false => m.name.clone(),
+        })
+        .collect();
     if !names.is_empty() {
         waiting.push(format!(
             "slots are given out once every node answers; silent: {}",

@@ -2,9 +2,13 @@
 
 use std::cmp::Reverse;
 
+use super::durable;
 use crate::action::Action;
 use crate::model::{Presence, Role};
 use crate::roster::{Node, Roster, Stranger};
+
+/// The annotation by which a user accepts that acknowledged writes are lost. Its value is the pod to promote.
+pub const ALLOW_UNSAFE_PROMOTION: &str = "cachecluster.io/allow-unsafe-promotion";
 
 /// Asks the primaries' votes for the best replica of a primary that owns slots and is gone.
 pub(crate) fn force(roster: &Roster<'_>, waiting: &mut Vec<String>) -> Option<Action> {
@@ -18,15 +22,16 @@ pub(crate) fn force(roster: &Roster<'_>, waiting: &mut Vec<String>) -> Option<Ac
 /// Promotes without votes, where no majority of primaries can be heard.
 ///
 /// The fence: [`promotable`] has made sure that the old primary answers neither us nor any node that answers us. That
-/// may also be so because we, and they, are the ones cut off. So nothing is done while the silent primaries could be a
-/// majority that goes on without us, as far as Kubernetes can tell ([`Member::vouched`](crate::Member::vouched)).
+/// may also be so because we, and they, are the ones cut off. So nothing is done while the silent ones could go on without
+/// us, as far as Kubernetes can tell ([`Member::vouched`](crate::Member::vouched)): as a majority of the primaries, or
+/// because most of the agents are among them.
 pub(crate) fn takeover(roster: &Roster<'_>, waiting: &mut Vec<String>) -> Option<Action> {
     let mut unheard = Vec::new();
     let replica =
         promotable(roster, &mut unheard).find(|replica| !roster.hears_majority(replica))?;
     if roster.majority_may_be_elsewhere() {
         waiting.push(format!(
-            "{} is not promoted: a majority of the primaries is silent, but Kubernetes says that they serve; \
+            "{} is not promoted: most primaries, or most pods, are silent, but Kubernetes says that they serve; \
              this operator may be the one that is cut off",
             replica.member.name
         ));
@@ -47,7 +52,7 @@ fn promotable<'r, 'w>(
     gone.sort_by_key(|stranger| (stranger.shard, stranger.id));
     let mut promotable = Vec::new();
     for stranger in gone {
-        let Some(best) = best_replica(roster, stranger) else {
+        let Some(choice) = choose(roster, stranger) else {
             continue;
         };
         let who = stranger.member.map_or_else(
@@ -58,11 +63,26 @@ fn promotable<'r, 'w>(
             waiting.push(format!(
                 "{who} is silent, but other nodes still hear it: no replica is promoted"
             ));
-        } else if stranger.member.is_some_and(|member| member.is_loading()) {
+            continue;
+        }
+        if stranger.member.is_some_and(|member| member.is_loading()) {
             waiting.push(format!(
                 "{who} is loading its data set: no replica is promoted"
             ));
-        } else if never_synced(best) && !is_all_there_is(roster, stranger) {
+            continue;
+        }
+        let best = match choice {
+            Choice::Allowed(replica) => {
+                promotable.push(replica);
+                continue;
+            }
+            Choice::Best(replica) => replica,
+            Choice::Unsafe(why) => {
+                waiting.push(why);
+                continue;
+            }
+        };
+        if never_synced(best) && !is_all_there_is(roster, stranger) {
             waiting.push(format!(
                 "{who} is gone, and {} was never in step with it: waiting for a member that has the data",
                 best.member.name
@@ -72,6 +92,77 @@ fn promotable<'r, 'w>(
         }
     }
     promotable.into_iter()
+}
+
+/// Why shards that have lost their primary are left without one although they have replicas, in sentences.
+pub(crate) fn refused(roster: &Roster<'_>) -> Vec<String> {
+    let gone = roster.strangers.iter().filter(|stranger| {
+        let loading = stranger.member.is_some_and(|member| member.is_loading());
+        !stranger.slots.is_empty() && stranger.is_doubted_by_all() && !loading
+    });
+    gone.filter_map(|stranger| match choose(roster, stranger)? {
+        Choice::Unsafe(why) => Some(why),
+        Choice::Best(_) | Choice::Allowed(_) => None,
+    })
+    .collect()
+}
+
+/// Who shall follow a primary that is gone.
+enum Choice<'r, 'w> {
+    /// The replica that lost least, and in a durable cluster lost nothing.
+    Best(&'r Node<'w>),
+    /// The replica that the user names, whatever it lost.
+    Allowed(&'r Node<'w>),
+    /// Nobody: each might lack an acknowledged write.
+    Unsafe(String),
+}
+
+/// `None` when there is no replica to choose.
+fn choose<'r, 'w>(roster: &'r Roster<'w>, gone: &Stranger<'w>) -> Option<Choice<'r, 'w>> {
+    let best = best_replica(roster, gone, |_| true)?;
+    let Some(durable) = &roster.world.durable else {
+        return Some(Choice::Best(best));
+    };
+    let none = Vec::new();
+    let shard = gone.shard.unwrap_or(best.member.shard);
+    let set = durable.in_sync.get(&shard).unwrap_or(&none);
+    let follows = |n: &Node<'_>| n.view.primary.as_ref() == Some(gone.id) && !n.view.loading;
+    let answers = |name: &String| {
+        let mut nodes = roster.nodes.iter();
+        nodes.any(|n| n.member.name == *name && follows(n))
+    };
+    // A write is acknowledged when one replica of the set reads it: only when all of them are compared is the best one
+    // known to have it. The primary itself is the one that is not there to be compared.
+    let primary = gone.member.map(|member| &member.name).or(set.first());
+    let missing: Vec<&str> = set
+        .iter()
+        .filter(|name| Some(*name) != primary && !answers(name))
+        .map(String::as_str)
+        .collect();
+    let inside = best_replica(roster, gone, |n| durable::may_lead(roster, n.member));
+    if let (Some(replica), true) = (inside, missing.is_empty()) {
+        return Some(Choice::Best(replica));
+    }
+    let allowed = |n: &Node<'_>| Some(&n.member.name) == durable.allowed.as_ref();
+    if let Some(replica) = best_replica(roster, gone, allowed) {
+        return Some(Choice::Allowed(replica));
+    }
+    let name = &best.member.name;
+    let why = match inside {
+        _ if set.is_empty() => "it is not known who holds every acknowledged write".to_owned(),
+        None => format!(
+            "waiting for one that holds every acknowledged write: {}",
+            set.join(", ")
+        ),
+        Some(_) => format!(
+            "waiting for {}, which may hold acknowledged writes that it lacks",
+            missing.join(", ")
+        ),
+    };
+    Some(Choice::Unsafe(format!(
+        "shard {shard} has lost its primary, and {name} is not promoted: {why}; to accept that writes are lost, annotate \
+         the CacheCluster with {ALLOW_UNSAFE_PROMOTION}={name}"
+    )))
 }
 
 /// Whether a replica has yet to receive anything: made a replica a moment ago, say. An election held by the cluster
@@ -87,10 +178,19 @@ fn is_all_there_is(roster: &Roster<'_>, gone: &Stranger<'_>) -> bool {
 }
 
 /// The replica that lost least: the highest offset; among equals one that stays, then the lowest ordinal.
-fn best_replica<'r, 'w>(roster: &'r Roster<'w>, gone: &Stranger<'w>) -> Option<&'r Node<'w>> {
+fn best_replica<'r, 'w>(
+    roster: &'r Roster<'w>,
+    gone: &Stranger<'w>,
+    suits: impl Fn(&Node<'_>) -> bool,
+) -> Option<&'r Node<'w>> {
     let nodes = roster.nodes.iter();
     let replicas = nodes.filter(|n| {
-        n.view.role == Role::Replica && n.view.primary.as_ref() == Some(gone.id) && !n.view.loading
+        n.view.role == Role::Replica
+            && n.view.primary.as_ref() == Some(gone.id)
+            && !n.view.loading
+            // About to stop, and not to come back soon.
+            && !n.member.fenced
+            && suits(n)
     });
     replicas.min_by_key(|n| {
         let leaving = n.member.presence == Presence::Terminating;
@@ -133,6 +233,29 @@ mod tests {
             };
             assert_eq!(replica.name, "quickstart-shard-0-1");
         }
+    }
+
+    #[test]
+    fn of_two_primaries_none_is_replaced_against_most_of_the_members() {
+        let mut sim = formed(2, 2);
+        // We and a replica of the second shard are cut off with the first primary.
+        for (shard, ordinal) in [(0, 1), (0, 2), (1, 0), (1, 1)] {
+            sim.set_visible(shard, ordinal, false);
+            sim.set_connected(shard, ordinal, false);
+        }
+        sim.gossip();
+        let planned = plan(&sim.world());
+        assert_eq!(planned.action, None);
+        let said = planned.waiting.join("; ");
+        assert!(said.contains("may be the one that is cut off"), "{said}");
+        // With one more of them on our side it is a tie, and agents do nothing in a tie.
+        sim.set_visible(1, 1, true);
+        sim.set_connected(1, 1, true);
+        sim.gossip();
+        assert!(matches!(
+            plan(&sim.world()).action,
+            Some(Action::Takeover { .. })
+        ));
     }
 
     #[test]
@@ -208,6 +331,35 @@ mod tests {
         };
         view.offset += 1;
         assert_eq!(promoted(&world), "quickstart-shard-0-3");
+    }
+
+    #[test]
+    fn a_fenced_primary_is_replaced_and_nobody_fenced_replaces_it() {
+        for shards in [1, 3] {
+            let mut sim = formed(shards, 2);
+            sim.fence(0, 0);
+            assert_eq!(plan(&sim.world()).action, None, "its agent hands over");
+            sim.fence(0, 1);
+            sim.kill(0, 0);
+            sim.gossip();
+            let planned = plan(&sim.world()).action;
+            let Some(Action::ForceFailover { replica } | Action::Takeover { replica }) = planned
+            else {
+                panic!("{planned:?}");
+            };
+            assert_eq!(replica.name, "quickstart-shard-0-2");
+            assert!(sim.apply(&Action::Takeover { replica }).is_empty());
+            sim.kill(0, 1);
+            for _ in 0..5 {
+                sim.gossip();
+                assert_eq!(plan(&sim.world()), crate::Plan::default());
+            }
+            for ordinal in [0, 1] {
+                sim.lift(0, ordinal);
+                sim.start(0, ordinal, true);
+            }
+            assert!(sim.run(10).is_some());
+        }
     }
 
     #[test]

@@ -29,10 +29,16 @@ pub(crate) fn abandon(roster: &Roster<'_>, waiting: &mut Vec<String>) -> Option<
         {
             return super::forget::everywhere(roster, vec![lost]);
         }
-        waiting.push(format!(
-            "shard {shard} has lost node {}, which owns slots {}: waiting for it, or for certainty that it is gone",
-            lost.id, lost.slots
-        ));
+        waiting.push(match lost.member.filter(|member| member.fenced) {
+            Some(member) => format!(
+                "slots {} are not served while {} is fenced: the shard has no replica that could take over",
+                lost.slots, member.name
+            ),
+            None => format!(
+                "shard {shard} has lost node {}, which owns slots {}: waiting for it, or for certainty that it is gone",
+                lost.id, lost.slots
+            ),
+        });
     }
     None
 }
@@ -126,6 +132,25 @@ mod tests {
         );
         sim.start(1, 0, true);
         assert!(sim.run(5).is_some());
+    }
+
+    #[test]
+    fn what_a_fenced_server_holds_is_not_given_up() {
+        let mut sim = formed(3, 0);
+        assert!(sim.write(1, 7));
+        sim.fence(1, 0);
+        sim.kill(1, 0);
+        for _ in 0..3 {
+            sim.gossip();
+            let planned = plan(&sim.world());
+            assert_eq!(planned.action, None);
+            let told = "slots 5461-10921 are not served while quickstart-shard-1-0 is fenced";
+            assert!(planned.waiting[0].starts_with(told), "{planned:?}");
+        }
+        sim.lift(1, 0);
+        sim.start(1, 0, true);
+        assert!(sim.run(5).is_some());
+        assert_eq!(assess(&sim.world()).shards[1].keys, 7);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::durable;
 use crate::action::Action;
 use crate::model::{LinkState, NodeId, Presence, Role};
 use crate::roster::{Node, Owner, Roster};
@@ -147,7 +148,8 @@ pub(crate) fn replicate(roster: &Roster<'_>, waiting: &mut Vec<String>) -> Optio
     for node in &roster.nodes {
         let name = &node.member.name;
         let idle = node.slots.is_empty() && node.view.slots.is_empty();
-        if !idle || node.member.presence == Presence::Terminating {
+        let leaves = node.member.presence == Presence::Terminating || node.member.fenced;
+        if !idle || leaves {
             continue;
         }
         let Some(primary) = leader(roster, node.member.shard) else {
@@ -169,6 +171,13 @@ pub(crate) fn replicate(roster: &Roster<'_>, waiting: &mut Vec<String>) -> Optio
                 "{name} holds {} keys but owns no slot: it is not made a replica, which would erase them",
                 node.view.keys
             ));
+        } else if let Some(durable) = &roster.world.durable
+            && durable::is_in(durable, node.member)
+        {
+            // It came back without what it had. The status says so first: else it would count as a copy while it copies.
+            waiting.push(format!(
+                "{name} leaves the in-sync set before it is made a replica"
+            ));
         } else if !knows_as_primary(node, primary) {
             waiting.push(format!(
                 "gossip: {name} does not know {} as its primary yet",
@@ -178,6 +187,31 @@ pub(crate) fn replicate(roster: &Roster<'_>, waiting: &mut Vec<String>) -> Optio
             pairs.push((node.to_ref(), primary.view.id.clone()));
         }
     }
+    (!pairs.is_empty()).then_some(Action::Replicate { pairs })
+}
+
+/// Makes a replica that dials an address which its primary has left follow the same primary again.
+///
+/// After all pods of a shard came back elsewhere, a third node may tell a replica of its primary's new address before
+/// the primary itself calls. Redis (7.0 at least) enters that address and goes on dialling the old one, for good: when
+/// the primary calls at last, there is nothing new to it. `CLUSTER REPLICATE` of the same id dials at once, and keeps
+/// what was replicated. Valkey takes that for done already and does nothing (8.0 and later), but it
+/// dials the address when it enters it, whoever told it.
+///
+/// Late in the order, for a replica that does not obey must not keep anything else from being mended.
+pub(crate) fn redial(roster: &Roster<'_>, _waiting: &mut Vec<String>) -> Option<Action> {
+    let astray = |node: &Node<'_>| {
+        let leaves = node.member.presence == Presence::Terminating || node.member.fenced;
+        let mut others = roster.nodes.iter();
+        let primary = others.find(|n| Some(&n.view.id) == node.view.primary.as_ref())?;
+        let knows = node.hears(primary) && knows_as_primary(node, primary);
+        let lost = node.view.dials_in_vain(primary.addr);
+        (lost && knows && !leaves && !node.view.loading).then(|| primary.view.id.clone())
+    };
+    let nodes = roster.nodes.iter();
+    let pairs: Vec<_> = nodes
+        .filter_map(|node| Some((node.to_ref(), astray(node)?)))
+        .collect();
     (!pairs.is_empty()).then_some(Action::Replicate { pairs })
 }
 
@@ -276,6 +310,74 @@ mod tests {
             planned.waiting[0].contains("holds 5 keys but owns no slot"),
             "{planned:?}"
         );
+    }
+
+    /// The first replica and its primary came back elsewhere, and a third node was quicker to tell of that than the
+    /// primary itself.
+    fn misled() -> Sim {
+        let mut sim = formed(3, 1);
+        sim.write(0, 7);
+        sim.gossip();
+        sim.delete(0, 0);
+        sim.delete(0, 1);
+        sim.start(0, 0, true);
+        sim.start(0, 1, true);
+        for _ in 0..5 {
+            sim.gossip();
+        }
+        sim
+    }
+
+    #[test]
+    fn a_replica_that_dials_where_its_primary_was_is_sent_to_where_it_is() {
+        let mut sim = misled();
+        let world = sim.world();
+        let health = assess(&world);
+        let replica = "quickstart-shard-0-1";
+        let problems: Vec<_> = health.problems().collect();
+        assert!(health.joined && problems.len() == 1, "{problems:?}");
+        let said = format!("{replica} has no link to quickstart-shard-0-0: it looks for it at 10.");
+        assert!(problems[0].starts_with(&said), "{problems:?}");
+
+        let Some(Action::Replicate { pairs }) = plan(&world).action else {
+            panic!("{:?}", plan(&world));
+        };
+        let primary = health.shards[0].primary.as_ref().unwrap();
+        assert_eq!(pairs.len(), 1);
+        assert_eq!((&*pairs[0].0.name, &pairs[0].1), (replica, &primary.id));
+        sim.apply(&Action::Replicate { pairs });
+        sim.gossip();
+        assert!(assess(&sim.world()).is_healthy());
+        assert_eq!(plan(&sim.world()).action, None);
+    }
+
+    #[test]
+    fn nobody_is_sent_anew_whom_that_would_not_help() {
+        type Change = fn(&mut crate::NodeView, &crate::NodeId);
+        let changes: [Change; 5] = [
+            |view, _| view.link_up = true,
+            |view, _| view.loading = true,
+            |view, _| view.standing.dials = None,
+            // Its primary has another family of addresses besides.
+            |view, _| view.standing.dials = Some(("fd00::1".parse().unwrap(), 6379)),
+            // It does not know better yet.
+            |view, id| view.known.get_mut(id).unwrap().addr = view.standing.dials,
+        ];
+        for (at, change) in changes.iter().enumerate() {
+            let mut world = misled().world();
+            let mut members = world.members.iter_mut();
+            let replica = members.find(|m| (m.shard, m.ordinal) == (0, 1)).unwrap();
+            let Probe::Answered(view) = &mut replica.probe else {
+                panic!();
+            };
+            let primary = view.primary.clone().unwrap();
+            change(view, &primary);
+            let planned = plan(&world).action;
+            assert!(
+                !matches!(planned, Some(Action::Replicate { .. })),
+                "{at}: {planned:?}"
+            );
+        }
     }
 
     #[test]

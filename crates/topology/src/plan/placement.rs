@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use super::zones::{self, zone};
 use crate::model::Role;
 use crate::roster::{Node, Owner, Roster};
 
 /// For each wanted shard the node that is, or shall be, its primary; `None` where that must be awaited.
 ///
-/// Ordinal 0 by preference, but a member that holds keys comes first, and no machine shall hold a majority of the
-/// primaries where that can be avoided: losing it would cost the votes that every failover needs.
+/// Ordinal 0 by preference, but a member that holds keys comes first, and no machine, and no zone of three or more, shall
+/// hold a majority of the primaries where that can be avoided: losing it would cost the votes that every failover needs.
 pub(crate) fn primaries<'r, 'w>(roster: &'r Roster<'w>) -> Vec<Option<&'r Node<'w>>> {
     let mut fixed = Vec::new();
     let mut chosen: Vec<Option<&Node<'w>>> = Vec::new();
@@ -22,8 +23,11 @@ pub(crate) fn primaries<'r, 'w>(roster: &'r Roster<'w>) -> Vec<Option<&'r Node<'
             Owner::Nobody => candidates(roster, shard).rev().max_by_key(|n| n.view.keys),
         });
     }
-    // Each move takes a primary from the fullest machine to one that stays below it, so this ends.
-    while let Some((shard, better)) = next_move(roster, &chosen, &fixed) {
+    // Each move takes a primary from the fullest machine to one that stays below it, or leaves machines as they share and
+    // does the same for zones, so this ends.
+    while let Some((shard, better)) =
+        next_move(roster, &chosen, &fixed).or_else(|| next_over_zones(roster, &chosen, &fixed))
+    {
         chosen[shard] = Some(better);
     }
     chosen
@@ -39,6 +43,7 @@ fn candidates<'r, 'w>(
             && n.member.is_wanted(roster.world)
             && n.view.role == Role::Primary
             && !n.view.loading
+            && !n.member.fenced
     })
 }
 
@@ -47,10 +52,7 @@ fn next_move<'r, 'w>(
     chosen: &[Option<&'r Node<'w>>],
     fixed: &[bool],
 ) -> Option<(usize, &'r Node<'w>)> {
-    let mut load: BTreeMap<&str, usize> = BTreeMap::new();
-    for node in chosen.iter().flatten() {
-        *load.entry(machine(node)).or_default() += 1;
-    }
+    let load = load_of_machines(chosen);
     let (&fullest, &most) = load
         .iter()
         .max_by_key(|(name, count)| (**count, std::cmp::Reverse(**name)))?;
@@ -63,6 +65,39 @@ fn next_move<'r, 'w>(
             .find(|other| load.get(machine(other)).copied().unwrap_or(0) + 1 < most)?;
         Some((shard, better))
     })
+}
+
+/// From the fullest zone, if it holds so many that the rest is no majority, to one that stays below it.
+fn next_over_zones<'r, 'w>(
+    roster: &'r Roster<'w>,
+    chosen: &[Option<&'r Node<'w>>],
+    fixed: &[bool],
+) -> Option<(usize, &'r Node<'w>)> {
+    let zones = zones::load(roster, chosen.iter().flatten().copied())?;
+    let most = zones.values().copied().max()?;
+    if most < 2 || most * 2 < chosen.len() {
+        return None;
+    }
+    let in_zone = |node: &Node<'_>| zone(node).and_then(|it| zones.get(it)).copied();
+    let machines = load_of_machines(chosen);
+    let on_machine = |node: &Node<'_>| machines.get(machine(node)).copied().unwrap_or(0);
+    chosen.iter().enumerate().find_map(|(shard, node)| {
+        let node =
+            node.filter(|n| !fixed[shard] && in_zone(n) == Some(most) && n.view.keys == 0)?;
+        let better = candidates(roster, node.member.shard).find(|other| {
+            in_zone(other).is_some_and(|count| count + 1 < most)
+                && on_machine(other) < on_machine(node)
+        })?;
+        Some((shard, better))
+    })
+}
+
+fn load_of_machines<'r>(chosen: &[Option<&'r Node<'_>>]) -> BTreeMap<&'r str, usize> {
+    let mut load = BTreeMap::new();
+    for node in chosen.iter().flatten() {
+        *load.entry(machine(node)).or_default() += 1;
+    }
+    load
 }
 
 /// The machine that a node runs on; a node on an unknown one counts as alone there.
@@ -109,6 +144,33 @@ mod tests {
             "quickstart-shard-2-0",
         ];
         assert_eq!(names, expected);
+    }
+
+    #[test]
+    fn no_zone_of_three_gets_a_majority_of_primaries() {
+        let mut world = Sim::new(3, 1).world();
+        let zones = [["x", "y"], ["x", "z"], ["y", "x"]];
+        for member in &mut world.members {
+            member.machine = Some(member.name.clone());
+            let zone = zones[member.shard as usize][member.ordinal as usize];
+            member.zone = Some(zone.to_owned());
+        }
+        let names = |world: &crate::model::World| {
+            let roster = Roster::of(world);
+            let chosen = primaries(&roster).into_iter();
+            chosen
+                .map(|n| n.unwrap().member.name.clone())
+                .collect::<Vec<_>>()
+        };
+        let expected = [
+            "quickstart-shard-0-0",
+            "quickstart-shard-1-1",
+            "quickstart-shard-2-0",
+        ];
+        assert_eq!(names(&world), expected);
+        // One that is not known: nothing is said of zones.
+        world.members[5].zone = None;
+        assert_eq!(names(&world)[1], "quickstart-shard-1-0");
     }
 
     #[test]

@@ -46,6 +46,14 @@ impl Sim {
                 Ok(())
             })),
             Action::Failover { .. } | Action::ForceFailover { .. } | Action::Takeover { .. } => {}
+            Action::RequireReplicas { nodes, least } => {
+                for node in nodes.iter().take(commands) {
+                    note(self.on(node, |server| {
+                        server.view.standing.required = Some(*least);
+                        Ok(())
+                    }));
+                }
+            }
             Action::Forget { gone, everyone } => {
                 for node in everyone.iter().take(commands) {
                     for id in gone {

@@ -1,6 +1,6 @@
 //! What goes wrong: processes, pods, machines and networks. Each method does nothing when the place does not exist.
 
-use super::{Place, Sim};
+use super::{Place, Sim, table};
 use crate::model::Presence;
 
 impl Sim {
@@ -48,17 +48,38 @@ impl Sim {
         };
         match &mut place.server {
             Some(server) if server.up => return,
+            Some(server) if place.fenced => {
+                if place.presence == Presence::Absent {
+                    server.addr = blank.addr;
+                }
+            }
             Some(server) if volume => {
                 if place.presence == Presence::Absent {
                     server.addr = blank.addr;
                 }
                 server.up = true;
                 server.view.link_up = false;
+                server.view.standing = blank.view.standing;
+                table::dial(&mut server.view);
             }
             _ => place.server = Some(blank),
         }
         place.presence = Presence::Running;
         place.unborn = false;
+    }
+
+    /// A user fences the pod: its server, if it runs, stops when it is killed, and none is started here any more.
+    pub fn fence(&mut self, shard: u32, ordinal: u32) {
+        if let Some(place) = self.place_mut(shard, ordinal) {
+            place.fenced = true;
+        }
+    }
+
+    /// The user lifts the fence; [`Sim::start`] starts the server.
+    pub fn lift(&mut self, shard: u32, ordinal: u32) {
+        if let Some(place) = self.place_mut(shard, ordinal) {
+            place.fenced = false;
+        }
     }
 
     /// The pod is deleted and comes back at a new address, with or without its volume.
@@ -77,6 +98,22 @@ impl Sim {
             if ordinal <= self.replicas {
                 self.start(shard, ordinal, volume);
             }
+        }
+    }
+
+    /// The pod is on that machine, which is in that zone, from now on.
+    pub fn put(&mut self, shard: u32, ordinal: u32, machine: &str, zone: Option<&str>) {
+        if let Some(place) = self.place_mut(shard, ordinal) {
+            place.machine = machine.to_owned();
+            place.zone = zone.map(str::to_owned);
+        }
+    }
+
+    /// Servers demand that one replica reads each write, now and after each start, until they are told otherwise.
+    pub fn demand_replicas(&mut self) {
+        self.demand = 1;
+        for server in self.places.iter_mut().filter_map(|p| p.server.as_mut()) {
+            server.view.standing.required = Some(1);
         }
     }
 
@@ -115,9 +152,11 @@ impl Sim {
                     shard,
                     ordinal,
                     machine: format!("machine-{}", (shard + ordinal) % 3),
+                    zone: None,
                     presence: Presence::Running,
                     server,
                     unborn: false,
+                    fenced: false,
                     visible: true,
                     connected: true,
                 });

@@ -1,9 +1,10 @@
 //! What nodes do by themselves: find and hear each other, settle claims, detect failures, replicate, elect.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::{Place, Sim, table};
-use crate::model::{KnownNode, LinkState, NodeId, NodeView, Role};
+use crate::model::{KnownNode, LinkState, NodeId, NodeView, Role, Standing};
 
 /// A node on the bus: its place, its address, and its view when the round began.
 type Peer = (usize, (IpAddr, u16), NodeView);
@@ -135,10 +136,15 @@ impl Sim {
                     match sought {
                         Some(known) if known.addr == Some(b.1) => {}
                         Some(_) if hears(&b.2, &a.2.id, &bus) || third() => {
-                            if let Some(known) =
-                                self.view_mut(a.0).and_then(|v| v.known.get_mut(&b.2.id))
-                            {
+                            let Some(view) = self.view_mut(a.0) else {
+                                continue;
+                            };
+                            if let Some(known) = view.known.get_mut(&b.2.id) {
                                 known.addr = Some(b.1);
+                            }
+                            // Upon a third's word nobody dials anew, and it is taken to come before the call itself.
+                            if view.primary.as_ref() == Some(&b.2.id) && !third() {
+                                table::dial(view);
                             }
                         }
                         None if third() => self.acquaint(a, b),
@@ -222,13 +228,27 @@ impl Sim {
                 continue;
             };
             let primary = bus.iter().find(|p| p.2.id == id);
-            let heard = connected && hears(view, &id, &bus);
+            let found = primary.is_some_and(|p| view.standing.dials == Some(p.1));
+            let heard = connected && found && hears(view, &id, &bus);
             view.link_up = false;
+            if let Some(seconds) = &mut view.standing.unheard_seconds {
+                *seconds += Standing::LAG_SECONDS + 1;
+            }
             if let Some((_, _, primary)) = primary.filter(|p| heard && p.2.role == Role::Primary) {
                 view.link_up = true;
                 view.offset = primary.offset;
                 view.keys = primary.keys;
+                view.standing.unheard_seconds = Some(0);
             }
+        }
+        let mut attached: BTreeMap<NodeId, Vec<(IpAddr, u16)>> = BTreeMap::new();
+        for server in self.places.iter().filter_map(Place::running) {
+            if let Some(primary) = server.view.primary.clone().filter(|_| server.view.link_up) {
+                attached.entry(primary).or_default().push(server.addr);
+            }
+        }
+        for server in self.places.iter_mut().filter_map(Place::running_mut) {
+            server.view.standing.attached = attached.remove(&server.view.id).unwrap_or_default();
         }
     }
 }

@@ -28,7 +28,10 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::assess::assess;
-use crate::model::{KnownNode, LinkState, Member, NodeId, NodeView, Presence, Probe, Role, World};
+use crate::model::{
+    FailedSaves, KnownNode, LinkState, Member, NodeId, NodeView, Presence, Probe, Role, Standing,
+    World,
+};
 use crate::plan::plan;
 use crate::slots::SlotRanges;
 
@@ -50,11 +53,14 @@ struct Place {
     shard: u32,
     ordinal: u32,
     machine: String,
+    zone: Option<String>,
     presence: Presence,
     /// The server; also after its end, for the sake of its volume.
     server: Option<Server>,
     /// Whether its pod waits for a machine, and has neither server nor volume.
     unborn: bool,
+    /// Whether a user has its server stopped, once it has stopped: none starts here before the fence is lifted.
+    fenced: bool,
     /// Whether the observer can reach it.
     visible: bool,
     /// Whether the other nodes can.
@@ -69,6 +75,8 @@ pub struct Sim {
     places: Vec<Place>,
     /// Servers and addresses made so far: no two are ever the same.
     made: u32,
+    /// How many replicas a server demands of a write when it starts.
+    demand: u32,
 }
 
 impl Sim {
@@ -81,6 +89,7 @@ impl Sim {
             replicas,
             places: Vec::new(),
             made: 0,
+            demand: 0,
         };
         sim.scale_replicas(replicas);
         sim
@@ -93,6 +102,7 @@ impl Sim {
             shards: self.shards,
             replicas: self.replicas,
             members: self.places.iter().map(Place::observe).collect(),
+            durable: None,
         }
     }
 
@@ -145,7 +155,10 @@ impl Sim {
         let servers = places.filter_map(Place::running_mut);
         let serving = servers.filter(|s| !s.view.slots.is_empty() && s.view.cluster_ok);
         let primary = serving.max_by_key(|s| s.view.epoch);
-        if let Some(server) = primary {
+        let demands = |s: &Server| s.view.standing.required.unwrap_or(0) as usize;
+        if let Some(server) = primary
+            && demands(server) <= server.view.standing.attached.len()
+        {
             server.view.keys += keys;
             server.view.offset += keys * 100;
             return true;
@@ -177,9 +190,15 @@ impl Sim {
                 epoch: 0,
                 offset: 0,
                 link_up: false,
+                standing: Standing {
+                    required: Some(self.demand),
+                    ..Standing::default()
+                },
                 loading: false,
                 keys: 0,
                 used_memory: 1 << 20,
+                failed_saves: FailedSaves::default(),
+                uptime_seconds: 60,
                 version: "8.2.0".to_owned(),
                 known: BTreeMap::new(),
             },
@@ -216,10 +235,12 @@ impl Place {
             ordinal: self.ordinal,
             addr: self.server.as_ref().filter(|_| exists).map(|s| s.addr),
             machine: (exists && !self.unborn).then(|| self.machine.clone()),
+            zone: self.zone.clone().filter(|_| exists && !self.unborn),
             presence: self.presence,
             // A kubelet reaches its own pods whoever else is cut off from them.
             vouched: self.presence == Presence::Running && self.running().is_some(),
             unborn: self.unborn,
+            fenced: self.fenced,
             probe,
         }
     }

@@ -99,6 +99,14 @@ pub(super) fn follow(view: &mut NodeView, primary: NodeId) {
     view.primary = Some(primary);
     view.slots = SlotRanges::default();
     view.link_up = false;
+    view.standing.unheard_seconds = None;
+    dial(view);
+}
+
+/// A replica looks for its primary where it knows it to be.
+pub(super) fn dial(view: &mut NodeView) {
+    let primary = view.primary.as_ref().and_then(|id| view.known.get(id));
+    view.standing.dials = primary.and_then(|known| known.addr);
 }
 
 /// Turns a replica into the primary of its primary's slots.
@@ -108,6 +116,8 @@ pub(super) fn promote(view: &mut NodeView, epoch: u64) {
     }
     view.role = Role::Primary;
     view.link_up = false;
+    view.standing.unheard_seconds = None;
+    view.standing.dials = None;
     view.epoch = epoch;
     view.current_epoch = view.current_epoch.max(epoch);
 }

@@ -26,6 +26,7 @@ pub fn agent_config_map(cluster: &ValidatedCluster, workload: &Workload) -> Conf
             Some(_) => Persistence::Volume,
             None => Persistence::Ephemeral,
         },
+        durable: cluster.durable,
         directives: cluster.directives.clone(),
     };
     // Maps with text keys, numbers and texts always have a JSON form.

@@ -16,6 +16,10 @@ use crate::stores::label;
 /// How long a birth waits for pods that get no machine: they could be the better primaries, and a new machine may come.
 const PATIENCE: SignedDuration = SignedDuration::from_secs(15);
 
+/// The zone of a pod's machine. Kubernetes 1.35 and later copies it from the machine's labels; before that, or where
+/// machines have none, no zones are known.
+const ZONE: &str = "topology.kubernetes.io/zone";
+
 /// Whether a pod with the cluster's labels is this cluster's, and not of a deleted one of the same name, whose pods
 /// outlive it for a while. `set` is the StatefulSet with the name of the pod's controller.
 pub(super) fn is_ours(
@@ -63,9 +67,12 @@ pub(super) fn member(pod: &Pod, now: Timestamp) -> Option<Member> {
         ordinal,
         addr,
         machine: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
+        zone: label(pod, ZONE).map(str::to_owned),
         presence,
         vouched: presence == Presence::Running && is_ready(pod),
         unborn: presence == Presence::Starting && is_unborn(pod, now),
+        // Its agent says.
+        fenced: false,
         probe: Probe::Silent("not asked".to_owned()),
     })
 }
@@ -193,7 +200,15 @@ mod tests {
         assert_eq!((member.shard, member.ordinal), (2, 1));
         assert_eq!(member.addr, Some(("10.0.0.7".parse().unwrap(), 6379)));
         assert_eq!(member.machine.as_deref(), Some("n1"));
+        assert_eq!(member.zone, None);
         assert_eq!(member.presence, Presence::Running);
+    }
+
+    #[test]
+    fn the_zone_is_what_kubernetes_copied_from_the_machine() {
+        let labels = json!({"cachecluster.io/shard": "2", "topology.kubernetes.io/zone": "east"});
+        let pod = redis_pod(json!({"labels": labels}), json!({}));
+        assert_eq!(member(&pod, now()).unwrap().zone.as_deref(), Some("east"));
     }
 
     #[test]

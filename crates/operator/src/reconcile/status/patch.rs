@@ -12,8 +12,12 @@ use crate::reconcile::{Context, Error};
 
 /// Writes what `compute` makes of the previous status, if that is anything new, and tells what changed.
 ///
+/// Who is in sync is written only over the very status that it was computed from: another operator, which believes to be
+/// the leader as well, may have written another set meanwhile.
+///
 /// # Errors
-/// When the API server refuses or does not answer: [`Error::Status`].
+/// When the API server refuses or does not answer: [`Error::Status`]. When there is a newer status, the next pass starts
+/// from that; it comes as soon as after a first failure, however often that happens.
 pub async fn write(
     resource: &CacheCluster,
     context: &Context,
@@ -31,7 +35,13 @@ pub async fn write(
         field_manager: Some(FIELD_MANAGER.to_owned()),
         ..PatchParams::default()
     };
-    let patch = Patch::Merge(json!({ "status": difference(&previous, &status) }));
+    let mut patch = json!({ "status": difference(&previous, &status) });
+    // A merge replaces lists as a whole: whatever is new, the sets are written with it.
+    if keeps_sets(&previous) || keeps_sets(&status) {
+        let version = previous_version(resource, memory);
+        patch["metadata"] = json!({ "resourceVersion": version });
+    }
+    let patch = Patch::Merge(patch);
     match api
         .patch_status(&resource.name_any(), &params, &patch)
         .await
@@ -47,8 +57,19 @@ pub async fn write(
         }
         // Deleted meanwhile.
         Err(kube::Error::Api(answer)) if answer.is_not_found() => Ok(()),
-        Err(error) => Err(Error::Status(error)),
+        Err(error) => {
+            // Nothing is wrong, so pauses do not grow and users are not told: the count is one more in a moment.
+            if matches!(&error, kube::Error::Api(answer) if answer.is_conflict()) {
+                memory.failures = memory.failures.saturating_sub(1);
+            }
+            Err(Error::Status(error))
+        }
     }
+}
+
+/// Whether it says who is in sync.
+fn keeps_sets(status: &CacheClusterStatus) -> bool {
+    status.shards.iter().any(|shard| !shard.in_sync.is_empty())
 }
 
 /// The whole status for a merge, which leaves alone what it does not name: what is not there any more is named, too.
@@ -63,11 +84,30 @@ fn difference(previous: &CacheClusterStatus, status: &CacheClusterStatus) -> Val
 }
 
 /// The status as it was written last: the watch's, unless it lags behind our own writes.
-fn previous(resource: &CacheCluster, memory: &ClusterMemory) -> CacheClusterStatus {
-    match &memory.status {
-        Some((status, written)) if version(resource) < *written => status.clone(),
-        _ => resource.status.clone().unwrap_or_default(),
+#[must_use]
+pub fn previous(resource: &CacheCluster, memory: &ClusterMemory) -> CacheClusterStatus {
+    match ahead(resource, memory) {
+        Some((status, _)) => status.clone(),
+        None => resource.status.clone().unwrap_or_default(),
     }
+}
+
+/// The resource version of [`previous`].
+fn previous_version(resource: &CacheCluster, memory: &ClusterMemory) -> Option<String> {
+    match ahead(resource, memory) {
+        Some((_, written)) => Some(written.to_string()),
+        None => resource.resource_version(),
+    }
+}
+
+/// What was written last, with the version that it gave, if the watch does not know it yet.
+fn ahead<'m>(
+    resource: &CacheCluster,
+    memory: &'m ClusterMemory,
+) -> Option<(&'m CacheClusterStatus, u64)> {
+    let (status, written) = memory.status.as_ref()?;
+    let written = (*written)?;
+    (version(resource) < Some(written)).then_some((status, written))
 }
 
 fn version(resource: &CacheCluster) -> Option<u64> {

@@ -15,6 +15,7 @@ pub(super) fn shards(cluster: &ValidatedCluster, plan: &Plan) -> Vec<ShardStatus
             name: names::shard(&cluster.name, shard.index),
             primary: shard.primary.as_ref().map(|node| node.name.clone()),
             replicas: shard.in_sync.iter().map(|node| node.name.clone()).collect(),
+            in_sync: plan.in_sync.get(&shard.index).cloned().unwrap_or_default(),
             slots: shard.slots.to_string(),
             keys: rounded(shard.keys),
         })

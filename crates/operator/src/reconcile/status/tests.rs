@@ -12,7 +12,16 @@ use crate::reconcile::fixture;
 /// The status that a pass over `observed` gives, at `second`.
 fn pass(previous: &CacheClusterStatus, observed: &Observed, second: i64) -> CacheClusterStatus {
     let cluster = fixture::valid(json!({}));
-    let plan = decide(&cluster, observed);
+    pass_over(&cluster, previous, observed, second)
+}
+
+fn pass_over(
+    cluster: &ValidatedCluster,
+    previous: &CacheClusterStatus,
+    observed: &Observed,
+    second: i64,
+) -> CacheClusterStatus {
+    let plan = decide(cluster, observed);
     let Resources {
         service_accounts,
         secret,
@@ -23,7 +32,7 @@ fn pass(previous: &CacheClusterStatus, observed: &Observed, second: i64) -> Cach
         stateful_sets,
         mut deployments,
         state: _,
-    } = crate::reconcile::build::resources(&cluster, &plan, &fixture::workload());
+    } = crate::reconcile::build::resources(cluster, &plan, &fixture::workload());
     for deployment in &mut deployments {
         deployment.status = serde_json::from_value(json!({"updatedReplicas": 2})).unwrap();
     }
@@ -42,7 +51,9 @@ fn pass(previous: &CacheClusterStatus, observed: &Observed, second: i64) -> Cach
         applied: Ok(&applied),
         executed: Ok(&false),
     };
-    told(previous, observed, &plan, &outcome, second)
+    let now = Timestamp::from_second(second).unwrap();
+    let resource = fixture::resource(json!({}));
+    compute(previous, &resource, cluster, observed, &plan, &outcome, now)
 }
 
 fn told(
@@ -104,6 +115,64 @@ fn a_complete_cluster_is_ready_and_rests() {
         status.endpoint.as_deref(),
         Some("http://quickstart-api.ns.svc:5000")
     );
+}
+
+#[test]
+fn to_be_paused_makes_no_cluster_unready_and_is_told_until_it_is_over() {
+    let (mut sim, status) = complete();
+    let paused = fixture::valid(json!({"maintenance": {"paused": true}}));
+    let over =
+        |sim: &Sim, previous: &_| pass_over(&paused, previous, &fixture::world(sim.world()), 2);
+    let held = over(&sim, &status);
+    assert_eq!(held.phase, Some(Phase::Paused));
+    assert_eq!(is(&held, "Paused"), answer("True", "Requested"));
+    assert_eq!(is(&held, "Ready"), answer("True", "AllSlotsServed"));
+    assert_eq!(is(&held, "Progressing"), answer("False", "Stable"));
+    assert_eq!(over(&sim, &held), held);
+    sim.delete(1, 1);
+    let lacking = over(&sim, &held);
+    assert_eq!(is(&lacking, "Degraded"), answer("True", "ReplicasMissing"));
+    assert_eq!(is(&lacking, "Progressing"), answer("False", "Paused"));
+    let resumed = pass(&lacking, &fixture::world(sim.world()), 3);
+    assert_eq!(is(&resumed, "Paused"), answer("False", "Resumed"));
+    assert_eq!(is(&resumed, "Progressing"), answer("True", "Healing"));
+}
+
+#[test]
+fn a_fenced_replica_is_told_and_nothing_is_done_about_it() {
+    let (mut sim, status) = complete();
+    sim.fence(1, 1);
+    sim.kill(1, 1);
+    sim.gossip();
+    let mut observed = fixture::world(sim.world());
+    let pod = "quickstart-shard-1-1";
+    observed.fences.standing.insert(pod.to_owned());
+    observed.fences.told.push(format!("fenced by hand: {pod}"));
+    let fenced = pass(&status, &observed, 2);
+    assert_eq!(fenced.fenced, [pod]);
+    assert_eq!(fenced.phase, Some(Phase::Degraded));
+    assert_eq!(is(&fenced, "Degraded"), answer("True", "ReplicasMissing"));
+    let told = find(&fenced, "Degraded").message.as_str();
+    assert_eq!(told, format!("fenced by hand: {pod}"));
+    assert_eq!(is(&fenced, "Progressing"), answer("False", "Stable"));
+}
+
+#[test]
+fn a_fenced_primary_without_a_replica_leaves_its_slots_unserved() {
+    let (mut sim, status) = complete();
+    for ordinal in [0, 1] {
+        sim.fence(1, ordinal);
+        sim.kill(1, ordinal);
+    }
+    sim.gossip();
+    let fenced = pass(&status, &fixture::world(sim.world()), 2);
+    assert_eq!(is(&fenced, "Degraded"), answer("True", "SlotsUnserved"));
+    let told = &find(&fenced, "Degraded").message;
+    assert!(
+        told.contains("no primary: quickstart-shard-1-0 is fenced"),
+        "{told}"
+    );
+    assert!(told.contains("slots 5461-10921 are not served"), "{told}");
 }
 
 #[test]
@@ -321,4 +390,35 @@ fn a_taken_name_does_not_call_a_living_cluster_down() {
     assert_eq!(status.phase, Some(Phase::Ready));
     assert_eq!(is(&status, "Accepted"), answer("False", "NameTaken"));
     assert_eq!(is(&status, "Ready"), answer("True", "AllSlotsServed"));
+}
+
+#[test]
+fn a_failing_save_is_told_beside_ready_and_only_once_it_failed() {
+    let (sim, well) = complete();
+    let all = |status: &CacheClusterStatus| -> Vec<String> {
+        let types = status.conditions.iter().map(|it| it.type_.clone());
+        types.collect()
+    };
+    assert!(!all(&well).contains(&"PersistenceFailing".to_owned()));
+    let mut observed = fixture::world(sim.world());
+    let cachecluster_topology::Probe::Answered(view) = &mut observed.members[0].probe else {
+        panic!("it answers");
+    };
+    view.failed_saves.append = true;
+    let failing = pass(&well, &observed, 2);
+    let told = answer("True", "SaveFailing");
+    assert_eq!(is(&failing, "PersistenceFailing"), told);
+    assert_eq!(is(&failing, "Ready"), answer("True", "AllSlotsServed"));
+    assert_eq!(pass(&failing, &observed, 3), failing, "nothing is new");
+    // Nobody looks while the spec is refused.
+    let rejection = Rejection {
+        reason: "InvalidSpec",
+        message: "no".to_owned(),
+    };
+    let now = Timestamp::from_second(4).unwrap();
+    let refused = rejected(&failing, &fixture::resource(json!({})), &rejection, now);
+    assert_eq!(is(&refused, "PersistenceFailing"), told);
+    let well = pass(&failing, &fixture::world(sim.world()), 5);
+    assert_eq!(is(&well, "PersistenceFailing"), answer("False", "Stable"));
+    assert!(!all(&well).contains(&"OutOfMemory".to_owned()));
 }

@@ -34,11 +34,25 @@ pub(super) fn accepted(cluster: &ValidatedCluster, outcome: &Outcome<'_>) -> Ver
     if let Some(Rejection { reason, message }) = refused {
         return (false, reason, message);
     }
-    let message = match &cluster.remark {
-        Some(remark) => format!("The spec is acted upon; {remark}"),
-        None => "The spec is acted upon".to_owned(),
-    };
+    let mut message = "The spec is acted upon".to_owned();
+    for remark in cluster.remark.iter().chain(&cluster.fenced.unknown) {
+        message.push_str("; ");
+        message.push_str(remark);
+    }
     (true, reason::VALID, message)
+}
+
+/// Whether the operator keeps its hands off. `None` while nobody ever asked it to.
+pub(super) fn paused(previous: &CacheClusterStatus, paused: bool) -> Option<Verdict> {
+    if paused {
+        let message = "The operator looks on: it applies no object, marks no pod and takes no step on the Redis nodes, \
+                       while agents and Redis Cluster go on replacing primaries that die. Set spec.maintenance.paused \
+                       to false to go on";
+        return Some((true, reason::REQUESTED, message.to_owned()));
+    }
+    let mut conditions = previous.conditions.iter();
+    let was_ever = conditions.any(|condition| condition.type_ == conditions::PAUSED);
+    was_ever.then(|| (false, reason::RESUMED, "The operator acts".to_owned()))
 }
 
 /// Whether all is as asked for.
@@ -66,6 +80,10 @@ pub(super) fn ready(
         sentence(&all)
     };
     let problems = || told(problems(observed, plan));
+    if !plan.refused.is_empty() {
+        let why = reason::UNSAFE_PROMOTION_REFUSED;
+        return (false, why, plan.refused.join("; "));
+    }
     if !(health.is_serving() && health.joined && health.agreed) {
         let why = match (formed, plan.answered) {
             (true, _) if health.is_serving() => reason::REPLICAS_MISSING,
@@ -107,8 +125,25 @@ pub(super) fn ready(
     }
 }
 
-/// Whether the operator brings the cluster closer to its spec.
+/// Whether the operator brings the cluster closer to its spec, which it does not while it is paused.
 pub(super) fn progressing(
+    formed: bool,
+    cluster: &ValidatedCluster,
+    observed: &Observed,
+    plan: &Plan,
+    outcome: &Outcome<'_>,
+) -> Verdict {
+    let verdict = left_to_do(formed, cluster, observed, plan, outcome);
+    match verdict {
+        (true, _, message) if cluster.paused => {
+            let message = format!("Left as it is while the cluster is paused: {message}");
+            (false, reason::PAUSED, message)
+        }
+        verdict => verdict,
+    }
+}
+
+fn left_to_do(
     formed: bool,
     cluster: &ValidatedCluster,
     observed: &Observed,
@@ -129,7 +164,7 @@ pub(super) fn progressing(
     if let Some(action) = &plan.action {
         return (true, changing, pods::line(&describe(action).note));
     }
-    if !plan.health.is_healthy() || !plan.waiting.is_empty() {
+    if !plan.health.is_at_rest() || !plan.waiting.is_empty() {
         return (true, changing, sentence(&problems(observed, plan)));
     }
     if let Some(pods) = awaited(formed, observed, plan) {
@@ -177,8 +212,11 @@ fn awaited(formed: bool, observed: &Observed, plan: &Plan) -> Option<Vec<String>
 
 /// What is wrong: with pods first, because the rest often follows from that.
 fn problems(observed: &Observed, plan: &Plan) -> Vec<String> {
-    let mut all = pods::troubles(&observed.redis_pods);
-    all.extend(plan.health.problems().map(str::to_owned));
+    let mut all = observed.fences.told.clone();
+    all.extend(pods::troubles(&observed.redis_pods));
+    let fences = || plan.health.shards.iter().flat_map(|shard| &shard.fences);
+    let told = |problem: &&str| !fences().any(|fence| fence == problem);
+    all.extend(plan.health.problems().filter(told).map(str::to_owned));
     for waiting in &plan.waiting {
         if !all.contains(waiting) {
             all.push(waiting.clone());

@@ -1,0 +1,93 @@
+//! A disk that fails, and a machine without memory.
+
+use std::fs;
+
+use cachecluster_contract::Persistence;
+use cachecluster_contract::report::Report;
+use cachecluster_redis_admin::fixture::until;
+use nix::sys::signal::{Signal, kill};
+
+use crate::agent::{Agent, NODE_TIMEOUT};
+
+async fn report(agent: &Agent) -> Report {
+    let (status, body) = agent.get("/report").await;
+    assert_eq!(status, 200, "{body}");
+    serde_json::from_str(&body).unwrap()
+}
+
+/// What the kernel would count.
+fn count_kills(agent: &Agent, kills: u64) {
+    let text = format!("max 9\noom {kills}\noom_kill {kills}\n");
+    fs::write(agent.dir.path().join("cgroup/memory.events"), text).unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_is_killed_for_want_of_memory_is_told_from_one_that_is_just_killed() {
+    let agent = Agent::start(Persistence::Ephemeral, NODE_TIMEOUT);
+    agent.until_answers().await;
+    assert_eq!(report(&agent).await, Report::default());
+    let shot = async |restarts: u32| {
+        kill(agent.server_pid().await, Signal::SIGKILL).unwrap();
+        until("another server runs", async || {
+            let metrics = agent.get("/metrics").await.1;
+            metrics.contains(&format!("cachecluster_redis_restarts_total {restarts}"))
+                && agent.view().await.is_some()
+        })
+        .await;
+    };
+    shot(1).await;
+    assert_eq!(report(&agent).await.oom_kills, 0);
+    assert!(!agent.log().contains("want of memory"), "{}", agent.log());
+
+    count_kills(&agent, 4);
+    shot(2).await;
+    let told = report(&agent).await;
+    assert_eq!(told.oom_kills, 1, "three were before its time");
+    assert!(told.last_oom_kill.is_some());
+    assert!(agent.log().contains("want of memory"), "{}", agent.log());
+    assert!(agent.log().contains("starved=true"), "{}", agent.log());
+    let metrics = agent.get("/metrics").await.1;
+    assert!(
+        metrics.contains("cachecluster_redis_oom_kills_total 1"),
+        "{metrics}"
+    );
+    // A kill that the kernel did not count comes later.
+    shot(3).await;
+    assert_eq!(report(&agent).await.oom_kills, 1);
+}
+
+#[tokio::test]
+async fn a_save_that_fails_shows_until_one_succeeds() {
+    let agent = Agent::start(Persistence::Volume, NODE_TIMEOUT);
+    agent.until_answers().await;
+    let fails = async || {
+        agent
+            .view()
+            .await
+            .is_some_and(|view| view.failed_saves.snapshot)
+    };
+    assert!(!fails().await);
+    // A file cannot take the place of a directory, whoever asks.
+    let in_the_way = agent.dir.path().join("data/dump.rdb");
+    let _ = fs::remove_file(&in_the_way);
+    fs::create_dir(&in_the_way).unwrap();
+    agent.text(&["BGSAVE"]).await;
+    until("the failure shows", fails).await;
+    assert!(!agent.view().await.unwrap().failed_saves.append);
+    let metrics = async |line: &str| agent.get("/metrics").await.1.contains(line);
+    until("the metric says so", async || {
+        metrics("cachecluster_redis_rdb_last_save_ok 0").await
+    })
+    .await;
+    fs::remove_dir(&in_the_way).unwrap();
+    agent.text(&["BGSAVE"]).await;
+    until("all is well again", async || !fails().await).await;
+
+    until("the volume is told of", async || {
+        report(&agent).await.volume.is_some()
+    })
+    .await;
+    let volume = report(&agent).await.volume.unwrap();
+    assert!(volume.size > volume.free && !volume.refused, "{volume:?}");
+    assert!(metrics("cachecluster_redis_volume_free_bytes ").await);
+}
