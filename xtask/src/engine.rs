@@ -35,6 +35,8 @@ pub(crate) fn ensure() -> Result<()> {
             "no Docker engine answers; start it (`sudo systemctl start docker`) or run this as root"
         );
     }
+    // A client alone, as for an engine elsewhere, is not enough to start one.
+    packages::ensure(&[Need::Daemon])?;
     let daemon = command::find("dockerd").context("there is no dockerd on the PATH")?;
     fs::create_dir_all(STATE)?;
     if let Ok(filter) = command::output(&mut Command::new("iptables-save")) {

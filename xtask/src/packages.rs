@@ -12,6 +12,7 @@ const NEEDED: &[(Need, &str, &str)] = &[
     (Need::Engine, "docker", "docker.io"),
     (Need::Engine, "cc", "gcc libc6-dev"),
     (Need::Engine, "debootstrap", "debootstrap"),
+    (Need::Daemon, "dockerd", "docker.io"),
     (Need::Testbed, "containerd", "containerd"),
     (Need::Testbed, "runc", "runc"),
     (Need::Testbed, "nft", "nftables"),
@@ -39,6 +40,8 @@ const CNI_PLUGINS: &[&str] = &[
 pub(crate) enum Need {
     /// Build and run images.
     Engine,
+    /// Start an engine here, where none answers.
+    Daemon,
     /// Start the test cluster.
     Testbed,
     /// Run tests with real Redis servers, some in networks of their own.

@@ -30,7 +30,7 @@ pub struct CacheClusterStatus {
     #[serde(default)]
     pub shards: Vec<ShardStatus>,
 
-    /// Pods that are fenced, or were and have not said yet that they are not any more.
+    /// Pods that are fenced or about to be, and those that were and have not said yet that they are not any more.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fenced: Vec<String>,
 

@@ -299,14 +299,21 @@ impl<'w> Roster<'w> {
     /// primaries are left.
     pub(crate) fn majority_may_be_elsewhere(&self) -> bool {
         let gone = self.strangers.iter().filter(|s| !s.slots.is_empty());
-        let vouched = gone
-            .clone()
-            .filter(|s| s.member.is_some_and(|member| member.vouched))
-            .count();
+        let vouched = gone.clone().filter(|s| self.may_serve(s)).count();
         let owners = self.nodes.iter().filter(|n| !n.slots.is_empty()).count() + gone.count();
         let silent = self.silent().filter(|member| member.vouched).count();
         // One primary's own vote is no majority over anybody: there, our own eyes and the replica's have to do.
         (owners >= 3 && vouched * 2 > owners) || silent * 2 > self.members.len()
+    }
+
+    /// Whether Kubernetes vouches for the server of this stranger. Where nobody knows its address any more, as when all pods
+    /// have new ones, it may be any silent member of its shard.
+    fn may_serve(&self, stranger: &Stranger<'_>) -> bool {
+        let is_kin = |member: &Member| stranger.shard.is_none_or(|shard| shard == member.shard);
+        match stranger.member {
+            Some(member) => member.vouched,
+            None => self.silent().any(|m| m.vouched && is_kin(m)),
+        }
     }
 
     /// Two members that say the same id: a copied volume. Nothing can be planned on such a world.

@@ -104,6 +104,24 @@ impl Trial {
         world
     }
 
+    /// Whether somebody in the shard's set reads what its primary writes now, besides the primary, if there is anybody: a
+    /// replica that attached since the last pass also lets a write be acknowledged, and nothing is promised then.
+    fn set_reads(&self, shard: u32) -> bool {
+        let Some(durable) = &self.durable else {
+            return true;
+        };
+        let mut sim = self.sim.clone();
+        for member in sim.world().members {
+            sim.set_visible(member.shard, member.ordinal, true);
+        }
+        let world = sim.world();
+        let members = world.members.iter().filter(|m| m.shard == shard);
+        let in_sync = durable.in_sync.get(&shard);
+        let mut set = members.filter(|m| in_sync.is_some_and(|set| set.contains(&m.name)));
+        let alone = in_sync.is_none_or(|set| set.len() < 2);
+        alone || set.any(|m| m.view().is_some_and(NodeView::is_in_step))
+    }
+
     fn at(&self, index: Index) -> (u32, u32) {
         let world = self.sim.world();
         let member = &world.members[index.index(world.members.len())];
@@ -176,7 +194,7 @@ impl Trial {
                     // Replication is instant here: a primary knows who reads what it writes.
                     self.sim.gossip();
                 }
-                if self.sim.write(shard as u32, keys) {
+                if self.sim.write(shard as u32, keys) && self.set_reads(shard as u32) {
                     self.acknowledged[shard] += keys;
                 }
                 self.sim.gossip();
@@ -445,7 +463,8 @@ impl Trial {
         // back. What they hold is not thrown away for the sake of wholeness: people must decide, and are told so.
         let told = plan.waiting.iter().any(|w| w.contains("are kept apart"));
         let views = world.members.iter().filter_map(|m| m.view());
-        let holds = |v: &NodeView| v.keys > 0 && !v.cluster_ok;
+        let claims = |v: &NodeView| v.known.is_empty() && !v.slots.is_empty();
+        let holds = |v: &NodeView| claims(v) || (v.keys > 0 && !v.cluster_ok);
         if !self.careful && told && views.into_iter().any(holds) {
             return;
         }

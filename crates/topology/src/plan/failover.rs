@@ -140,7 +140,12 @@ fn choose<'r, 'w>(roster: &'r Roster<'w>, gone: &Stranger<'w>) -> Option<Choice<
         .map(String::as_str)
         .collect();
     let inside = best_replica(roster, gone, |n| durable::may_lead(roster, n.member));
-    if let (Some(replica), true) = (inside, missing.is_empty()) {
+    // One that attached after the operator last looked may have let the primary acknowledge what nobody in the set has read.
+    // It may also be ahead in a history of its own.
+    let ahead = best_replica(roster, gone, |n| {
+        inside.is_some_and(|inside| n.view.offset > inside.view.offset)
+    });
+    if let (Some(replica), true, None) = (inside, missing.is_empty(), ahead) {
         return Some(Choice::Best(replica));
     }
     let allowed = |n: &Node<'_>| Some(&n.member.name) == durable.allowed.as_ref();
@@ -153,6 +158,10 @@ fn choose<'r, 'w>(roster: &'r Roster<'w>, gone: &Stranger<'w>) -> Option<Choice<
         None => format!(
             "waiting for one that holds every acknowledged write: {}",
             set.join(", ")
+        ),
+        Some(inside) if missing.is_empty() => format!(
+            "it is ahead of {}, but may lack acknowledged writes that {} holds",
+            inside.member.name, inside.member.name
         ),
         Some(_) => format!(
             "waiting for {}, which may hold acknowledged writes that it lacks",
@@ -281,6 +290,30 @@ mod tests {
             plan(&world).action,
             Some(Action::Takeover { replica }) if replica.name == "quickstart-shard-0-1"
         ));
+    }
+
+    #[test]
+    fn primaries_whose_new_addresses_nobody_knows_may_go_on_too() {
+        let mut sim = formed(3, 2);
+        for shard in [0, 1] {
+            sim.set_visible(shard, 0, false);
+        }
+        sim.restart_all(true);
+        for _ in 0..3 {
+            let planned = plan(&sim.world());
+            if let Some(action) = planned.action {
+                let forced = matches!(
+                    action,
+                    Action::Takeover { .. } | Action::ForceFailover { .. }
+                );
+                assert!(!forced, "{action:?}");
+                sim.apply(&action);
+            }
+            sim.gossip();
+        }
+        sim.set_visible(0, 0, true);
+        sim.set_visible(1, 0, true);
+        assert!(sim.run(10).is_some());
     }
 
     #[test]

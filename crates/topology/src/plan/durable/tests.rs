@@ -267,6 +267,29 @@ fn the_best_of_the_set_is_known_only_when_all_of_it_answer() {
 }
 
 #[test]
+fn one_outside_of_the_set_that_is_ahead_of_it_stops_a_promotion() {
+    let mut trial = Trial::formed(1, 2);
+    trial.durable.in_sync.get_mut(&0).unwrap().pop();
+    // The one that is in the set dies, and the other, which has just attached, lets a write be acknowledged.
+    trial.sim.kill(0, 1);
+    trial.sim.gossip();
+    assert!(trial.sim.write(0, 1));
+    trial.sim.gossip();
+    trial.sim.kill(0, 0);
+    trial.sim.start(0, 1, true);
+    trial.sim.gossip();
+    let planned = trial.plan();
+    assert_eq!(planned.action, None);
+    let why = planned.refused.join("; ");
+    for words in [
+        "quickstart-shard-0-2 is not promoted: it is ahead of quickstart-shard-0-1",
+        "cachecluster.io/allow-unsafe-promotion=quickstart-shard-0-2",
+    ] {
+        assert!(why.contains(words), "{why}");
+    }
+}
+
+#[test]
 fn of_pods_about_which_nothing_is_known_none_is_promoted() {
     let mut trial = Trial::formed(3, 1);
     trial.sim.kill(0, 0);
