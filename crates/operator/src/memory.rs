@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use crate::reconcile::fence::Pending;
 use crate::reconcile::handover::Handovers;
 use crate::reconcile::observe::OutOfStep;
+use crate::reconcile::relocate::Relocations;
 use crate::reconcile::report::Reports;
 use crate::reconcile::validate::Rejection;
 
@@ -39,6 +40,8 @@ pub struct ClusterMemory {
     pub out_of_step: OutOfStep,
     /// When primaries were found fit to be relieved, and tries in vain.
     pub handovers: Handovers,
+    /// When pods were found to be placed badly, and tries to change that.
+    pub relocations: Relocations,
     /// Passes that failed in a row.
     pub failures: u32,
 }

@@ -13,6 +13,7 @@ mod fixture;
 pub mod handover;
 pub mod observe;
 pub mod pods;
+pub mod relocate;
 pub mod report;
 pub mod status;
 pub mod validate;
@@ -214,6 +215,9 @@ async fn pass(
     memory
         .handovers
         .weigh(&mut plan, tokio::time::Instant::now());
+    let relieve = memory
+        .relocations
+        .weigh(&mut plan, tokio::time::Instant::now());
     // Say how every object shall be. (pure)
     let prepared = build::resources(&valid, &plan, &context.workload);
     let (applied, marked, executed) = if valid.paused {
@@ -235,6 +239,10 @@ async fn pass(
         };
         let now = tokio::time::Instant::now();
         memory.handovers.tried(&plan, success, now);
+        // Have a pod placed anew whose place does no good. (client)
+        if relieve {
+            relocate::relocate(cluster, &valid, &plan, context).await;
+        }
         (applied, marked, executed)
     };
     // Have the servers stopped, or not any more, that the user names. No step is held up by that. (agents)

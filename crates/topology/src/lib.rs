@@ -19,4 +19,4 @@ pub use model::{
     SLOT_COUNT, SlotRange, SlotRanges, Standing, World,
 };
 pub use parse::{ParseError, parse_cluster_info, parse_info, parse_nodes};
-pub use plan::{ALLOW_UNSAFE_PROMOTION, Plan, is_ready_to_lead, plan};
+pub use plan::{ALLOW_UNSAFE_PROMOTION, Crowd, Plan, Relief, crowd, is_ready_to_lead, plan};

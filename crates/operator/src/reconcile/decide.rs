@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use cachecluster_contract::names;
 use cachecluster_topology::{
-    Action, Health, Member, NodeRef, Presence, Probe, World, assess, is_ready_to_lead, plan,
+    Action, Crowd, Health, Member, NodeRef, Presence, Probe, World, assess, crowd,
+    is_ready_to_lead, plan,
 };
 
 use super::observe::Observed;
@@ -38,6 +39,8 @@ pub struct Plan {
     pub refused: Vec<String>,
     /// By shard of a durable cluster: the pods that the status shall name as in sync, its primary first.
     pub in_sync: BTreeMap<u32, Vec<String>>,
+    /// The machine that holds too many primaries, where all is well otherwise and no step helps.
+    pub crowd: Option<Crowd>,
     /// How the live nodes are.
     pub health: Health,
     /// Whether any Redis server answered.
@@ -67,6 +70,8 @@ pub fn decide(cluster: &ValidatedCluster, observed: &Observed) -> Plan {
     }
     let sets = world.durable.as_ref().map(|durable| &durable.in_sync);
     let turned = sets.is_some_and(|sets| *sets != in_sync);
+    let at_rest = action.is_none() && waiting.is_empty() && !turned;
+    let crowd = at_rest.then(|| crowd(&world)).flatten();
     let answered = world.members.iter().any(|member| member.view().is_some());
     let marked = (cluster.shards == 1)
         .then(|| health.shards.first()?.primary.as_ref())
@@ -96,6 +101,7 @@ pub fn decide(cluster: &ValidatedCluster, observed: &Observed) -> Plan {
         waiting,
         refused,
         in_sync,
+        crowd,
         health,
         answered,
         marked,

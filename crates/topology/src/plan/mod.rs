@@ -5,6 +5,7 @@
 //! go on.
 
 mod bootstrap;
+mod crowd;
 mod durable;
 mod failover;
 mod forget;
@@ -21,6 +22,7 @@ use crate::action::Action;
 use crate::model::World;
 use crate::roster::Roster;
 
+pub use crowd::{Crowd, Relief, crowd};
 pub use failover::ALLOW_UNSAFE_PROMOTION;
 pub use handover::is_ready_to_lead;
 
