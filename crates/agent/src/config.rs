@@ -7,6 +7,7 @@ use std::fmt::Write;
 use cachecluster_contract::Persistence;
 use cachecluster_contract::agent::RESERVED_DIRECTIVES;
 use cachecluster_contract::durable::{self, Fsync};
+use cachecluster_topology::NodeView;
 
 use crate::settings::Settings;
 
@@ -66,6 +67,11 @@ pub fn render(settings: &Settings) -> Result<String, ConfigError> {
         // Votes know nothing of the in-sync set: they may only take who lost touch a moment ago.
         file.raw("cluster-replica-validity-factor", durable::VALIDITY_FACTOR);
         file.raw("repl-ping-replica-period", durable::PING_SECONDS);
+    } else if cluster.persistence == Persistence::Volume {
+        // One that has just loaded its data, and has not heard its primary since, is not to be elected: its primary may come
+        // back with more. Agents and the operator know for how long to wait.
+        let factor = NodeView::LATE_SECONDS * 1000 / cluster.node_timeout.max(1);
+        file.raw("cluster-replica-validity-factor", factor.max(1));
     } else {
         // A replica that lost touch for long is still better than no primary; the fresher one has the earlier turn.
         file.raw("cluster-replica-validity-factor", 0);
@@ -229,6 +235,8 @@ mod tests {
         settings.cluster.persistence = Persistence::Volume;
         let text = render(&settings).unwrap();
         assert!(text.contains("\nappendonly yes\n"));
+        // 30 s at a node timeout of 2 s.
+        assert!(text.contains("\ncluster-replica-validity-factor 15\n"));
         assert!(!text.contains("save \"\""));
     }
 

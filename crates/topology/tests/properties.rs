@@ -294,6 +294,11 @@ impl Trial {
                 match &self.durable {
                     None => {
                         assert_eq!(best, Some(this.offset), "promoted over a fresher replica");
+                        let silent = world.members.iter().any(|m| m.view().is_none());
+                        assert!(
+                            !this.is_late() || !silent,
+                            "promoted before its primary could return"
+                        );
                     }
                     Some(durable) => self.check_durable(durable, world, &replica.name, this),
                 }

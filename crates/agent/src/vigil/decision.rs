@@ -64,6 +64,7 @@ pub(super) enum Why {
     NoSlots,
     NoData,
     OutOfStep,
+    Late,
     Alone,
     Contradicted,
     NoVotes,
@@ -77,6 +78,9 @@ impl Why {
             Self::NoSlots => "it serves no slots",
             Self::NoData => "the own server loads its data or has never had any",
             Self::OutOfStep => "the own server lost touch with it too long ago to be promoted",
+            Self::Late => {
+                "the own server came from its disk a moment ago, and the primary may come back from its own with more"
+            }
             Self::Alone => "no other agent says anything",
             Self::Contradicted => "half of the agents that answer, or more, hear it",
             Self::NoVotes => {
@@ -145,6 +149,7 @@ impl Findings {
             .filter(|sibling| {
                 sibling.primary.as_ref() == Some(&self.accused)
                     && !sibling.loading
+                    && !sibling.is_late()
                     && self.was_in_step(sibling)
                     && rank(sibling) > own
             })
@@ -173,6 +178,9 @@ pub(super) fn decide(findings: &Findings, waited: Duration) -> Verdict {
     }
     if !findings.was_in_step(own) {
         return Verdict::Leave(Why::OutOfStep);
+    }
+    if own.is_late() {
+        return Verdict::Leave(Why::Late);
     }
     let (heard, unheard) = (findings.count(Word::Heard), findings.count(Word::Unheard));
     if heard + unheard == 0 {
@@ -226,7 +234,7 @@ mod tests {
             nodes += &line;
         }
         let info = format!(
-            "redis_version:7.0.15\nused_memory:1\nloading:0\nmaster_repl_offset:{offset}\nconnected_slaves:0\n\
+            "redis_version:7.0.15\nused_memory:1\nuptime_in_seconds:60\nloading:0\nmaster_repl_offset:{offset}\nconnected_slaves:0\n\
              slave_repl_offset:{offset}\ndb0:keys=1,expires=0,avg_ttl=0\n"
         );
         let cluster = "cluster_state:ok\ncluster_current_epoch:9\n";
@@ -355,6 +363,26 @@ mod tests {
             let verdict = unheard(long_ago, Some(1));
             assert_eq!(verdict, Verdict::Leave(Why::OutOfStep));
         }
+    }
+
+    #[test]
+    fn one_that_was_started_from_its_disk_leaves_the_primary_time_to_return() {
+        let mut late = findings(&ALL_DEAF);
+        late.own.uptime_seconds = NodeView::LATE_SECONDS - 1;
+        assert_eq!(decided(&late), Verdict::Leave(Why::Late));
+        late.own.uptime_seconds += 1;
+        let promoted = Verdict::Promote(id(11), Way::Votes);
+        assert_eq!(decided(&late), promoted);
+        late.siblings = vec![replica(12, 3, 60)];
+        assert_eq!(decided(&late), Verdict::Wait(TURN));
+        // Nobody waits for a sibling that waits itself.
+        late.siblings[0].uptime_seconds = 0;
+        assert_eq!(decided(&late), promoted);
+        // It has heard its primary until a moment ago.
+        let mut restarted = findings(&ALL_DEAF);
+        restarted.own.uptime_seconds = 1;
+        restarted.own.standing.unheard_seconds = Some(0);
+        assert_eq!(decided(&restarted), promoted);
     }
 
     #[test]

@@ -90,6 +90,32 @@ async fn with_a_volume_the_disk_goes_before_a_replica_that_missed_the_end_and_no
 }
 
 #[tokio::test]
+async fn with_a_volume_nobody_promotes_a_replica_from_its_disk_before_its_primary_can_be_back_from_its_own()
+ {
+    let mut agents = cluster(Persistence::Volume, 3, 1).await;
+    // In the slots of the first, whose replica comes after all primaries.
+    let (key, replica) = ("{bar}", 3);
+    agents[0].text(&["SET", key, "early"]).await;
+    until("the replica has the key", async || {
+        agents[replica].view().await.unwrap().keys == 1
+    })
+    .await;
+    agents[replica].crash().await;
+    agents[0].text(&["SET", key, "late"]).await;
+    agents[0].crash().await;
+    agents[replica].spawn();
+    // Its own agent knows better, and so do the votes.
+    for words in ["came from its disk a moment ago", "for longer than allowed"] {
+        until(words, async || agents[replica].log().contains(words)).await;
+    }
+    assert!(agents[replica].is(Role::Replica).await);
+    agents[0].spawn();
+    agents[0].until_ready().await;
+    assert!(agents[0].is(Role::Primary).await);
+    assert_eq!(agents[0].text(&["GET", key]).await, "late");
+}
+
+#[tokio::test]
 async fn with_a_volume_a_replica_that_lost_touch_long_ago_is_not_promoted_for_its_offset() {
     let agents = cluster(Persistence::Volume, 1, 1).await;
     let (primary, replica) = (&agents[0], &agents[1]);

@@ -82,13 +82,22 @@ fn promotable<'r, 'w>(
                 continue;
             }
         };
-        if never_synced(best) && !is_all_there_is(roster, stranger) {
-            waiting.push(format!(
-                "{who} is gone, and {} was never in step with it: waiting for a member that has the data",
-                best.member.name
-            ));
+        let name = &best.member.name;
+        let doubt = if never_synced(best) {
+            Some(format!(
+                "{name} was never in step with it: waiting for a member that has the data"
+            ))
+        // Of a durable cluster's set nobody lacks anything.
+        } else if best.view.is_late() && roster.world.durable.is_none() {
+            Some(format!(
+                "{name} came from its disk without having heard it: it may come back from its own with more"
+            ))
         } else {
-            promotable.push(best);
+            None
+        };
+        match doubt.filter(|_| !is_all_there_is(roster, stranger)) {
+            Some(doubt) => waiting.push(format!("{who} is gone, and {doubt}")),
+            None => promotable.push(best),
         }
     }
     promotable.into_iter()
@@ -210,6 +219,7 @@ fn best_replica<'r, 'w>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::assess::assess;
     use crate::model::Probe;
     use crate::plan::plan;
     use crate::sim::Sim;
@@ -314,6 +324,36 @@ mod tests {
         sim.set_visible(0, 0, true);
         sim.set_visible(1, 0, true);
         assert!(sim.run(10).is_some());
+    }
+
+    #[test]
+    fn a_replica_that_was_started_from_its_disk_waits_for_its_primary_to_return_from_its_own() {
+        for (shards, returns) in [(1, true), (3, true), (3, false)] {
+            let mut sim = formed(shards, 1);
+            assert!(sim.write(0, 7));
+            sim.gossip();
+            sim.restart_all(true);
+            sim.kill(0, 0);
+            let mut waited = 0;
+            let promoted = loop {
+                sim.gossip();
+                let planned = plan(&sim.world());
+                match planned.action {
+                    Some(Action::Takeover { .. } | Action::ForceFailover { .. }) => break true,
+                    Some(action) => drop(sim.apply(&action)),
+                    None if assess(&sim.world()).is_healthy() => break false,
+                    None => {
+                        let said = planned.waiting.join("; ");
+                        assert!(said.contains("came from its disk"), "{said}");
+                        waited += 1;
+                        if returns {
+                            sim.start(0, 0, true);
+                        }
+                    }
+                }
+            };
+            assert_eq!((promoted, waited > 0), (!returns, true));
+        }
     }
 
     #[test]

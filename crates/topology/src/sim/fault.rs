@@ -59,6 +59,7 @@ impl Sim {
                 }
                 server.up = true;
                 server.view.link_up = false;
+                server.view.uptime_seconds = 0;
                 server.view.standing = blank.view.standing;
                 table::dial(&mut server.view);
             }

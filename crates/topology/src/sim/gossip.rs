@@ -6,6 +6,9 @@ use std::net::IpAddr;
 use super::{Place, Sim, table};
 use crate::model::{KnownNode, LinkState, NodeId, NodeView, Role, Standing};
 
+/// How many seconds a round takes: so many that who is not heard in one is out of step.
+const ROUND_SECONDS: u64 = Standing::LAG_SECONDS + 1;
+
 /// A node on the bus: its place, its address, and its view when the round began.
 type Peer = (usize, (IpAddr, u16), NodeView);
 
@@ -213,6 +216,7 @@ impl Sim {
     /// Replicas that hear their primary are in step with it. The stream is never empty: primaries ping in it.
     fn replicate(&mut self) {
         for server in self.places.iter_mut().filter_map(Place::running_mut) {
+            server.view.uptime_seconds += ROUND_SECONDS;
             if !server.view.slots.is_empty() {
                 server.view.offset += 14;
             }
@@ -232,7 +236,7 @@ impl Sim {
             let heard = connected && found && hears(view, &id, &bus);
             view.link_up = false;
             if let Some(seconds) = &mut view.standing.unheard_seconds {
-                *seconds += Standing::LAG_SECONDS + 1;
+                *seconds += ROUND_SECONDS;
             }
             if let Some((_, _, primary)) = primary.filter(|p| heard && p.2.role == Role::Primary) {
                 view.link_up = true;
