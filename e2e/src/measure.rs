@@ -4,7 +4,7 @@
 mod table;
 
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ pub(crate) struct Args {
     /// How often each
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     runs: u32,
-    /// Put the table into this page, between its two marks
+    /// Put what is measured into the table of this page, between its two marks, after each fault; what is not measured stays
     #[arg(long)]
     write: Option<PathBuf>,
     /// The cluster's kubeconfig; absent: as kubectl finds it
@@ -247,20 +247,28 @@ pub(crate) async fn run(args: Args) -> Result<bool> {
         mended?;
         println!("{}", line.markdown());
         lines.push(line);
+        if let Some(page) = &args.write {
+            write(page, &lines)?;
+        }
         if stopped {
             bail!("interrupted");
         }
     }
-    let text = table::markdown(&lines, args.runs);
-    println!("\n{text}");
-    if let Some(page) = &args.write {
-        let old =
-            std::fs::read_to_string(page).with_context(|| format!("reading {}", page.display()))?;
-        let new = table::insert(&old, &text)
-            .with_context(|| format!("{} has no marks for a table", page.display()))?;
-        std::fs::write(page, new).with_context(|| format!("writing {}", page.display()))?;
-    }
+    let measured: Vec<String> = lines.iter().map(Line::markdown).collect();
+    println!("\n{}", table::markdown(measured.iter().map(String::as_str)));
     Ok(lines.iter().all(Line::is_good))
+}
+
+/// Puts what was measured into a page.
+fn write(page: &Path, lines: &[Line]) -> Result<()> {
+    let old =
+        std::fs::read_to_string(page).with_context(|| format!("reading {}", page.display()))?;
+    let all = rows();
+    let names: Vec<&str> = all.iter().map(|row| row.name).collect();
+    let measured: Vec<(&str, String)> = lines.iter().map(|l| (l.name, l.markdown())).collect();
+    let new = table::insert(&old, &names, &measured)
+        .with_context(|| format!("{} has no marks for a table", page.display()))?;
+    std::fs::write(page, new).with_context(|| format!("writing {}", page.display()))
 }
 
 impl Row {

@@ -8,8 +8,8 @@ const BEGIN: &str = "<!-- measured: written by `cargo xtask measure --write` -->
 /// Below it.
 const END: &str = "<!-- end of what was measured -->";
 const HEAD: &str = "\
-| fault | longest gap, Redis client (ms) | longest gap, HTTP (ms) | slowest HTTP write (ms) | failed HTTP requests | acknowledged writes lost | whole again after (s) |
-|---|---|---|---|---|---|---|";
+| fault | longest gap, Redis client (ms) | longest gap, HTTP (ms) | slowest HTTP write (ms) | failed HTTP requests | acknowledged writes lost | whole again after (s) | runs |
+|---|---|---|---|---|---|---|---|";
 
 /// One run.
 #[derive(Clone, Debug)]
@@ -51,7 +51,8 @@ impl fmt::Display for Run {
 /// All runs of a fault.
 #[derive(Clone, Debug)]
 pub(super) struct Line {
-    name: &'static str,
+    /// Of the fault.
+    pub(super) name: &'static str,
     gap: Option<u64>,
     whole: Option<u64>,
     /// Those that could be made.
@@ -80,7 +81,7 @@ impl Line {
     /// The line of the table: the median and the worst of each, and the bound if the worst is above it.
     pub(super) fn markdown(&self) -> String {
         if self.runs.is_empty() {
-            return format!("| {} | could not be measured | | | | | |", self.name);
+            return format!("| {} | could not be measured | | | | | | |", self.name);
         }
         let cell = |digits: usize, bound: Option<u64>, of: &dyn Fn(&Run) -> f64| {
             let (median, worst) = spread(self.runs.iter().map(of).collect());
@@ -103,9 +104,12 @@ impl Line {
         ];
         let failures = match self.failures {
             0 => String::new(),
-            failures => format!(" ({failures} runs could not be made)"),
+            failures => format!(" and {failures} that could not be made"),
         };
-        format!("| {}{failures} | {} |", self.name, cells.join(" | "))
+        let date = jiff::Timestamp::now().strftime("%Y-%m-%d");
+        let cells = cells.join(" | ");
+        let runs = self.runs.len();
+        format!("| {} | {cells} | {runs}{failures}, {date} |", self.name)
     }
 }
 
@@ -116,21 +120,28 @@ fn spread(mut values: Vec<f64>) -> (f64, f64) {
     (at(values.len() / 2), at(values.len().saturating_sub(1)))
 }
 
-/// The whole table, with what one must know to compare it.
-pub(super) fn markdown(lines: &[Line], runs: u32) -> String {
-    let date = jiff::Timestamp::now().strftime("%Y-%m-%d");
+/// The table of these lines.
+pub(super) fn markdown<'l>(lines: impl IntoIterator<Item = &'l str>) -> String {
+    let lines: Vec<&str> = lines.into_iter().collect();
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let rows: Vec<String> = lines.iter().map(Line::markdown).collect();
     format!(
-        "`cargo xtask measure --runs {runs}` on {date}, {cores} cores for everything; median and worst of {runs} runs.\n\n{HEAD}\n{}\n",
-        rows.join("\n")
+        "Median and worst of some runs of each, with {cores} cores for everything.\n\n{HEAD}\n{}\n",
+        lines.join("\n")
     )
 }
 
-/// The page with the table between its marks, which stay. Nothing if they are not there.
-pub(super) fn insert(page: &str, table: &str) -> Option<String> {
+/// The page with what was measured between its marks, which stay. What was not measured now stays as it was; lines are in the
+/// order of `names`. Nothing if the marks are not there.
+pub(super) fn insert(page: &str, names: &[&str], measured: &[(&str, String)]) -> Option<String> {
     let (before, rest) = page.split_once(BEGIN)?;
-    let (_, after) = rest.split_once(END)?;
+    let (old, after) = rest.split_once(END)?;
+    let lines = names.iter().filter_map(|name| {
+        let new = measured.iter().find(|(of, _)| of == name);
+        let start = format!("| {name} | ");
+        new.map(|(_, line)| line.as_str())
+            .or_else(|| old.lines().find(|line| line.starts_with(&start)))
+    });
+    let table = markdown(lines);
     Some(format!("{before}{BEGIN}\n\n{table}\n{END}{after}"))
 }
 
@@ -155,24 +166,42 @@ mod tests {
     fn a_line_tells_median_worst_and_whether_the_bound_was_kept() {
         let mut line = Line::new("pod deleted", Some(120), None);
         line.runs = [70, 90, 80].map(run).to_vec();
-        assert_eq!(
-            line.markdown(),
-            "| pod deleted | 80, worst 90 (≤ 120) | 5, worst 5 | 7, worst 7 | 0, worst 0 | 1, worst 1 | 2.5, worst 2.5 |"
-        );
+        let told = line.markdown();
+        let cells = "| pod deleted | 80, worst 90 (≤ 120) | 5, worst 5 | 7, worst 7 | 0, worst 0 | 1, worst 1 | 2.5, worst 2.5 | 3, ";
+        assert!(told.starts_with(cells), "{told}");
         line.runs.push(run(150));
         assert!(line.markdown().contains("90, worst 150 (above 120)"));
         line.failures = 1;
-        assert!(line.markdown().contains("1 runs could not be made"));
+        assert!(
+            line.markdown()
+                .contains("| 4 and 1 that could not be made, ")
+        );
         let none = Line::new("x", None, None).markdown();
         assert!(none.contains("could not be measured"));
     }
 
     #[test]
-    fn a_table_takes_the_place_of_the_last_one() {
+    fn a_line_takes_the_place_of_the_last_one_of_its_fault_and_the_others_stay() {
         let page = format!("a\n{BEGIN}\nold\n{END}\nb\n");
-        let once = insert(&page, "new\n").unwrap();
-        assert_eq!(once, format!("a\n{BEGIN}\n\nnew\n\n{END}\nb\n"));
-        assert_eq!(insert(&once, "new\n").unwrap(), once);
-        assert_eq!(insert("no marks", "new"), None);
+        let names = ["one", "one, again", "two"];
+        let line = |name: &'static str, cell: &str| (name, format!("| {name} | {cell} |"));
+        let first = [line("two", "2"), line("one, again", "1")];
+        let page = insert(&page, &names, &first).unwrap();
+        let table = |lines: &str| {
+            format!(
+                "{}{lines}\n\n{END}\nb\n",
+                markdown([]).trim_end_matches('\n').to_owned() + "\n"
+            )
+        };
+        assert!(
+            page.ends_with(&table("| one, again | 1 |\n| two | 2 |")),
+            "{page}"
+        );
+        let page = insert(&page, &names, &[line("one", "0"), line("two", "3")]).unwrap();
+        assert!(
+            page.ends_with(&table("| one | 0 |\n| one, again | 1 |\n| two | 3 |")),
+            "{page}"
+        );
+        assert_eq!(insert("no marks", &names, &[]), None);
     }
 }
