@@ -317,6 +317,30 @@ impl Ctx {
         self.settings.target.kubectl(&args, limit).await
     }
 
+    /// Waits until a condition of a CacheCluster has that status, and, where it is true, names `pod`.
+    ///
+    /// # Errors
+    /// When it does not in time.
+    pub(crate) async fn told(
+        &self,
+        cluster: &str,
+        type_: &str,
+        status: bool,
+        pod: &str,
+    ) -> Result<()> {
+        let what = format!("says that {type_} is {status}");
+        self.cluster_when(cluster, &what, READY, |cluster| {
+            let mut conditions = cluster.status.iter().flat_map(|it| &it.conditions);
+            conditions.any(|it| match status {
+                _ if it.type_ != type_ => false,
+                true => it.status == "True" && it.message.contains(pod),
+                false => it.status == "False",
+            })
+        })
+        .await?;
+        Ok(())
+    }
+
     /// Pods of the operator.
     ///
     /// # Errors

@@ -98,13 +98,12 @@ pub fn render(settings: &Settings) -> Result<String, ConfigError> {
 
     // The agent has handed over before it stops the server: nothing is left to wait for.
     file.raw("shutdown-on-sigterm", "nosave now force");
+    // The append-only file is what a volume is for. Snapshots besides would cost a fork and as much of the disk again, and a
+    // server refuses writes for as long as one that it makes by itself fails.
+    file.quoted("save", "")?;
     match cluster.persistence {
-        Persistence::Ephemeral => {
-            file.quoted("save", "")?;
-            file.raw("appendonly", "no");
-        }
+        Persistence::Ephemeral => file.raw("appendonly", "no"),
         Persistence::Volume => {
-            file.raw("save", "3600 1");
             file.raw("appendonly", "yes");
             let fsync = cluster.durable.map_or(Fsync::Everysec, |it| it.fsync);
             file.raw("appendfsync", fsync.as_str());
@@ -237,7 +236,7 @@ mod tests {
         assert!(text.contains("\nappendonly yes\n"));
         // 30 s at a node timeout of 2 s.
         assert!(text.contains("\ncluster-replica-validity-factor 15\n"));
-        assert!(!text.contains("save \"\""));
+        assert!(text.contains("\nsave \"\"\n"), "no snapshots besides");
     }
 
     #[test]

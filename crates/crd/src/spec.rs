@@ -182,7 +182,7 @@ impl Eviction {
     }
 }
 
-/// A volume for each pod: snapshots and an append-only file survive its restarts.
+/// A volume for each pod: what is in its append-only file survives restarts.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Storage {

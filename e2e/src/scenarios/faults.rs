@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use cachecluster_contract::paths;
+use cachecluster_crd::conditions;
 
 use super::{Place, Scenario, Turn};
 use crate::chaos::fault::{Fault, Kind, Role, Target};
@@ -22,6 +24,12 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             Turn::Together,
             "in a cluster of one shard, where nobody can vote, the primary's server is killed by SIGKILL under load: its replica takes over at once, no request fails, only unreplicated writes are lost",
             |ctx| Box::pin(struck(ctx, 1, of_primary(Kind::KillServer), 0.25)),
+        ),
+        Scenario::new(
+            "server-out-of-memory",
+            Turn::Together,
+            "the system kills a primary's server for want of memory under load: its replica takes over, no request fails, only unreplicated writes are lost, and the condition OutOfMemory tells",
+            |ctx| Box::pin(out_of_memory(ctx)),
         ),
         Scenario::new(
             "server-hung",
@@ -83,6 +91,57 @@ async fn struck(ctx: &Ctx, shards: u32, fault: Fault, gap: f64) -> Result<Vec<Fi
     nobody_noticed(&seen)?;
     kept(ctx).await?;
     Ok(figures(&seen, gap, struck.whole))
+}
+
+/// Asks the server beside it for one value that is larger than its container may be. Of a few keys one is in its shard; the
+/// others it does not serve. Images of servers have few programs besides the shell.
+const DEVOUR: &str = r#"i=0
+while [ $i -lt 64 ]; do
+    i=$((i + 1))
+    case $(redis-cli SETRANGE "oversized-$i" 500000000 x 2>&1) in
+    MOVED*) ;;
+    *) exit 0 ;;
+    esac
+done
+exit 1"#;
+
+async fn out_of_memory(ctx: &Ctx) -> Result<Vec<Figure>> {
+    ctx.create_ready(NAME, small(3, 1)).await?;
+    ctx.write_keys(NAME, 500).await?;
+    let act = async {
+        let primary = primary(ctx, NAME).await?;
+        let (start, began) = (std::time::Instant::now(), now_ms());
+        in_server(ctx, &primary, DEVOUR).await?;
+        let crash = began..=now_ms();
+        let whole = steady(ctx, NAME, 1, start, READY).await?;
+        ctx.told(NAME, conditions::OUT_OF_MEMORY, true, &primary)
+            .await?;
+        Ok((crash, whole))
+    };
+    let (seen, (crash, whole)) = watched(ctx, NAME, SECONDS, Where::Anywhere, act).await?;
+    seen.lost_only_within(Some(crash))?;
+    seen.primary_was_replaced()?;
+    nobody_noticed(&seen)?;
+    kept(ctx).await?;
+    Ok(figures(&seen, 0.25, whole))
+}
+
+/// The first shard's primary.
+pub(super) async fn primary(ctx: &Ctx, name: &str) -> Result<String> {
+    let members = Sight::of(ctx, name).await?.placement.members;
+    let mut primaries = members.into_iter().filter(|it| it.shard == 0 && it.primary);
+    Ok(primaries
+        .next()
+        .context("the first shard has no primary")?
+        .pod)
+}
+
+/// Runs lines of shell in the container of a server, as its user, who can speak to it by `redis-cli`.
+pub(super) async fn in_server(ctx: &Ctx, pod: &str, lines: &str) -> Result<String> {
+    let password = paths::PASSWORD_FILE;
+    let lines = format!("export REDISCLI_AUTH=\"$(cat {password})\"\n{lines}");
+    let words = ["exec", pod, "--", "sh", "-c", &lines];
+    ctx.kubectl(&words, Duration::from_secs(20)).await
 }
 
 async fn majority_killed(ctx: &Ctx) -> Result<Vec<Figure>> {

@@ -4,16 +4,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use cachecluster_contract::labels;
+use cachecluster_crd::{CacheCluster, conditions};
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{Api, DeleteParams, ListParams};
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 
+use super::faults::{in_server, primary};
 use super::outage::WHOLE;
 use super::survival::replace_all;
 use super::{Scenario, Turn};
-use crate::cluster::{Ctx, READY, small};
+use crate::cluster::{Ctx, READY, is_ready, small};
 use crate::figure::Figure;
 
 pub(super) fn scenarios() -> Vec<Scenario> {
@@ -36,6 +38,12 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             turn,
             "with onDelete Delete, volumes go with the cluster",
             |ctx| Box::pin(delete(ctx)),
+        ),
+        Scenario::new(
+            "save-fails",
+            turn,
+            "a server that cannot rewrite its append-only file is told of by the condition PersistenceFailing until it can again, and serves all the while",
+            |ctx| Box::pin(save_fails(ctx)),
         ),
         Scenario::new(
             "no-storage",
@@ -91,6 +99,32 @@ async fn survives(ctx: &Ctx) -> Result<Vec<Figure>> {
     Ok(vec![
         Figure::seconds("whole again after", whole).at_most(WHOLE),
     ])
+}
+
+/// Has the append-only file rewritten where no file can be made.
+const SPOIL: &str = "chmod 555 /data/appendonlydir; redis-cli BGREWRITEAOF";
+/// The same where one can.
+const REPAIR: &str = "chmod 755 /data/appendonlydir; redis-cli BGREWRITEAOF";
+
+async fn save_fails(ctx: &Ctx) -> Result<Vec<Figure>> {
+    needs_default_class(&ctx.client).await?;
+    ctx.create_ready("spoilt", stored(1, 1, "Delete")).await?;
+    ctx.write_keys("spoilt", KEYS).await?;
+    let pod = primary(ctx, "spoilt").await?;
+    in_server(ctx, &pod, SPOIL).await?;
+    let start = Instant::now();
+    ctx.told("spoilt", conditions::PERSISTENCE_FAILING, true, &pod)
+        .await?;
+    let told = start.elapsed();
+    let cluster = ctx.api::<CacheCluster>().get("spoilt").await?;
+    ensure!(is_ready(&cluster), "what is served is served still");
+    ctx.contract("spoilt").await?;
+    let keys = ctx.read_keys("spoilt", KEYS).await?;
+    ensure!(keys.absent == 0, "data was lost: {keys:?}");
+    in_server(ctx, &pod, REPAIR).await?;
+    ctx.told("spoilt", conditions::PERSISTENCE_FAILING, false, &pod)
+        .await?;
+    Ok(vec![Figure::seconds("told after", told)])
 }
 
 async fn retain(ctx: &Ctx) -> Result<Vec<Figure>> {

@@ -5,9 +5,11 @@ use std::fs;
 use cachecluster_contract::Persistence;
 use cachecluster_contract::report::Report;
 use cachecluster_redis_admin::fixture::until;
+use cachecluster_topology::FailedSaves;
 use nix::sys::signal::{Signal, kill};
 
 use crate::agent::{Agent, NODE_TIMEOUT};
+use crate::cluster::cluster;
 
 async fn report(agent: &Agent) -> Report {
     let (status, body) = agent.get("/report").await;
@@ -57,37 +59,63 @@ async fn a_server_that_is_killed_for_want_of_memory_is_told_from_one_that_is_jus
 }
 
 #[tokio::test]
-async fn a_save_that_fails_shows_until_one_succeeds() {
-    let agent = Agent::start(Persistence::Volume, NODE_TIMEOUT);
-    agent.until_answers().await;
-    let fails = async || {
-        agent
-            .view()
-            .await
-            .is_some_and(|view| view.failed_saves.snapshot)
-    };
-    assert!(!fails().await);
-    // A file cannot take the place of a directory, whoever asks.
-    let in_the_way = agent.dir.path().join("data/dump.rdb");
-    let _ = fs::remove_file(&in_the_way);
-    fs::create_dir(&in_the_way).unwrap();
-    agent.text(&["BGSAVE"]).await;
-    until("the failure shows", fails).await;
-    assert!(!agent.view().await.unwrap().failed_saves.append);
+async fn a_save_that_fails_shows_until_one_succeeds_and_stops_no_writes() {
+    let agents = cluster(Persistence::Volume, 1, 0).await;
+    let agent = &agents[0];
+    let failed = async || agent.view().await.map(|view| view.failed_saves);
+    assert_eq!(failed().await, Some(FailedSaves::default()));
     let metrics = async |line: &str| agent.get("/metrics").await.1.contains(line);
+    // A file cannot take the place of a directory, whoever asks.
+    let snapshot = agent.dir.path().join("data/dump.rdb");
+    fs::create_dir(&snapshot).unwrap();
+    agent.text(&["BGSAVE"]).await;
+    let only_snapshot = FailedSaves {
+        snapshot: true,
+        ..FailedSaves::default()
+    };
+    until("the failure shows", async || {
+        failed().await == Some(only_snapshot)
+    })
+    .await;
     until("the metric says so", async || {
         metrics("cachecluster_redis_rdb_last_save_ok 0").await
     })
     .await;
-    fs::remove_dir(&in_the_way).unwrap();
+    assert_eq!(agent.text(&["SET", "k", "v"]).await, "OK");
+    fs::remove_dir(&snapshot).unwrap();
     agent.text(&["BGSAVE"]).await;
-    until("all is well again", async || !fails().await).await;
-
-    until("the volume is told of", async || {
-        report(&agent).await.volume.is_some()
+    until("all is well again", async || {
+        failed().await == Some(FailedSaves::default())
     })
     .await;
-    let volume = report(&agent).await.volume.unwrap();
+
+    // What a server keeps besides, so that it cannot be made: the place of the next append-only file is taken.
+    let next = agent
+        .dir
+        .path()
+        .join("data/appendonlydir/appendonly.aof.2.incr.aof");
+    fs::create_dir(&next).unwrap();
+    agent
+        .try_text(&["BGREWRITEAOF"])
+        .await
+        .expect_err("there is no place for it");
+    until("the failure shows", async || {
+        failed().await.is_some_and(|failed| failed.rewrite)
+    })
+    .await;
+    assert_eq!(agent.text(&["SET", "k", "w"]).await, "OK");
+    fs::remove_dir(&next).unwrap();
+    agent.text(&["BGREWRITEAOF"]).await;
+    until("all is well again", async || {
+        failed().await == Some(FailedSaves::default())
+    })
+    .await;
+
+    until("the volume is told of", async || {
+        report(agent).await.volume.is_some()
+    })
+    .await;
+    let volume = report(agent).await.volume.unwrap();
     assert!(volume.size > volume.free && !volume.refused, "{volume:?}");
     assert!(metrics("cachecluster_redis_volume_free_bytes ").await);
 }
