@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use cachecluster_contract::report::Volume;
 use cachecluster_telemetry::Readiness;
+use cachecluster_topology::Role;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -50,6 +51,7 @@ struct Notes {
     oom: OomKills,
     transcript: Transcript,
     child: AtomicI32,
+    news: watch::Sender<u64>,
 }
 
 impl fmt::Debug for Board {
@@ -87,6 +89,7 @@ impl Board {
             oom: OomKills::default(),
             transcript: Transcript::default(),
             child: AtomicI32::new(0),
+            news: watch::Sender::new(0),
         }))
     }
 
@@ -108,7 +111,21 @@ impl Board {
                 "fenced: the server is kept stopped until the fence is lifted".to_owned(),
             )),
         }
-        self.0.phase.send_replace(phase);
+        let kind = std::mem::discriminant(&phase);
+        if std::mem::discriminant(&self.0.phase.send_replace(phase)) != kind {
+            self.tell();
+        }
+    }
+
+    fn tell(&self) {
+        self.0.news.send_modify(|number| *number += 1);
+    }
+
+    /// How many times something has changed that others want to know: what the supervisor does, or the server's part in the
+    /// cluster.
+    #[must_use]
+    pub fn news(&self) -> watch::Receiver<u64> {
+        self.0.news.subscribe()
     }
 
     /// Has `/readyz` say what the server is held back for, in words that complete "held back until".
@@ -126,7 +143,11 @@ impl Board {
 
     /// States what the server said last.
     pub fn put_sample(&self, sample: Sample) {
-        self.0.sample.send_replace(Some(Arc::new(sample)));
+        let part = part(&sample);
+        let last = self.0.sample.send_replace(Some(Arc::new(sample)));
+        if last.is_none_or(|last| self::part(&last) != part) {
+            self.tell();
+        }
     }
 
     /// What the server said last, if it answered since it was started; kept after it ended.
@@ -252,6 +273,17 @@ impl Board {
     pub fn is_child(&self, pid: i32) -> bool {
         self.0.child.load(Ordering::Relaxed) == pid
     }
+}
+
+/// A server's part in its cluster: its role, whether it owns slots, hears its primary and serves, if it says.
+fn part(sample: &Sample) -> Option<(Role, bool, bool, bool)> {
+    let view = sample.view.as_ref()?;
+    Some((
+        view.role,
+        view.slots.is_empty(),
+        view.link_up,
+        view.cluster_ok,
+    ))
 }
 
 fn store(millis: &AtomicU64, length: Duration) {

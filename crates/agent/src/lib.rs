@@ -17,6 +17,7 @@ pub mod http;
 pub mod install;
 pub mod metrics;
 pub mod monitor;
+pub mod news;
 pub mod oom;
 pub mod ready;
 pub mod reap;
@@ -69,7 +70,8 @@ async fn serve(args: RunArgs, board: Board) -> anyhow::Result<()> {
         board.clone(),
         vigil::routes(&settings, &board)
             .merge(fence::routes(&settings, &board, &fence))
-            .merge(report::routes(&board)),
+            .merge(report::routes(&board))
+            .merge(news::routes(&board, &ended)),
         ended.clone(),
     ));
     let watching = tokio::spawn(monitor::run(settings.clone(), board.clone(), ended.clone()));

@@ -8,6 +8,7 @@ pub mod durable;
 pub mod fence;
 pub mod labels;
 pub mod names;
+pub mod news;
 pub mod paths;
 pub mod ports;
 pub mod report;

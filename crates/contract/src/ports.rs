@@ -33,5 +33,7 @@ pub const READYZ_PATH: &str = "/readyz";
 pub const HEARD_PATH: &str = "/heard";
 /// On the agent's admin port: its [`Report`](crate::report::Report) as JSON.
 pub const REPORT_PATH: &str = "/report";
+/// On the agent's admin port: the [`News`](crate::news::News) as JSON, once there are any.
+pub const NEWS_PATH: &str = "/news";
 /// Prometheus metrics, on the same port as the probes.
 pub const METRICS_PATH: &str = "/metrics";

@@ -18,15 +18,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cachecluster_crd::Phase;
-use futures::StreamExt;
+use futures::future::ready;
+use futures::stream::{self, StreamExt};
 use kube::runtime::controller::Action;
+use kube::runtime::reflector::ObjectRef;
 use kube::runtime::{Config, applier};
 use kube::{Client, ResourceExt};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::events::Events;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
+use crate::news::Newsroom;
 use crate::reconcile::{Context, Error, reconcile};
 use crate::settings::Settings;
 use crate::stores::{Guarded, Stores, Triggers, key};
@@ -58,12 +62,15 @@ pub async fn run(
         .into_iter()
         .map(|namespace| {
             let (stores, triggers) = Stores::watch(&client, namespace);
+            let (newsroom, called) = Newsroom::open();
+            let triggers = either(triggers, called);
             let context = Arc::new(Context {
                 client: client.clone(),
                 stores,
                 memory: Memory::default(),
                 metrics: metrics.clone(),
                 events: Events::new(client.clone(), &settings.identity),
+                newsroom,
                 workload: settings.workload.clone(),
                 deadline: settings.reconcile_timeout,
             });
@@ -79,6 +86,16 @@ pub async fn run(
             Err(anyhow::anyhow!("the watches have ended"))
         }
     }
+}
+
+/// What the watches say and what agents do. Ends with the watches.
+fn either(triggers: Triggers, mut called: mpsc::Receiver<ObjectRef<Guarded>>) -> Triggers {
+    let watched = triggers.map(Some).chain(stream::once(ready(None)));
+    let called = stream::poll_fn(move |task| called.poll_recv(task));
+    stream::select(watched, called.map(|cluster| Some(Ok(cluster))))
+        .take_while(|trigger| ready(trigger.is_some()))
+        .filter_map(ready)
+        .boxed()
 }
 
 /// Shows in the metrics that this replica leads, until it is dropped: a term may end in any way.
@@ -172,6 +189,21 @@ async fn keep_house(contexts: &[Arc<Context>], metrics: &Metrics) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn passes_are_called_for_by_watches_and_agents_and_end_with_the_watches() {
+        let name = |name: &str| ObjectRef::<Guarded>::new(name);
+        let (sender, receiver) = mpsc::channel(4);
+        sender.send(name("told")).await.unwrap();
+        let watched = stream::iter([Ok(name("seen"))]).boxed();
+        let all: Vec<_> = either(watched, receiver)
+            .map(|trigger| trigger.unwrap().name)
+            .collect()
+            .await;
+        // There might be more to tell, but nobody would know of what.
+        assert_eq!(all, ["seen", "told"]);
+        assert!(sender.is_closed());
+    }
 
     #[test]
     fn pauses_grow_to_a_bound_and_are_spread() {

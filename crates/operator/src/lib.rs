@@ -8,6 +8,7 @@ pub mod events;
 pub mod lease;
 pub mod memory;
 pub mod metrics;
+pub mod news;
 pub mod reconcile;
 pub mod requests;
 pub mod settings;

@@ -8,6 +8,7 @@ use cachecluster_crd::CacheClusterStatus;
 use cachecluster_redis_admin::Password;
 use tokio::time::Instant;
 
+use crate::news::Listeners;
 use crate::reconcile::fence::Pending;
 use crate::reconcile::handover::Handovers;
 use crate::reconcile::observe::OutOfStep;
@@ -36,6 +37,8 @@ pub struct ClusterMemory {
     pub fences: Pending,
     /// What agents reported last.
     pub reports: Reports,
+    /// The agents that are listened to.
+    pub listeners: Listeners,
     /// Since when pods of a durable cluster have been out of step.
     pub out_of_step: OutOfStep,
     /// When primaries were found fit to be relieved, and tries in vain.

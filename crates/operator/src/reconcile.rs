@@ -25,12 +25,14 @@ use cachecluster_crd::{CacheCluster, conditions};
 use cachecluster_redis_admin::ExecuteError;
 use jiff::Timestamp;
 use kube::runtime::controller::Action;
+use kube::runtime::reflector::ObjectRef;
 use kube::{Client, ResourceExt};
 use tokio::time::timeout;
 
 use crate::events::Events;
 use crate::memory::{ClusterMemory, Memory};
 use crate::metrics::Metrics;
+use crate::news::Newsroom;
 use crate::settings::Workload;
 use crate::stores::{Guarded, Stores};
 
@@ -56,6 +58,8 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// What is told to users as it happens.
     pub events: Events,
+    /// Where the news of agents arrive.
+    pub newsroom: Newsroom,
     /// What pods look like.
     pub workload: Workload,
     /// Longest time for one pass.
@@ -198,6 +202,10 @@ async fn pass(
 
     // Ask everybody. (client)
     let mut observed = observe::observe(cluster, context, memory).await?;
+    // What changes from here on is told.
+    let this = ObjectRef::new(&cluster.name_any()).within(&cluster.namespace().unwrap_or_default());
+    let agents = report::agents(&observed);
+    memory.listeners.keep(agents, &this, &context.newsroom);
     // Turn the raw spec into what can be acted upon. (pure)
     let valid = match validate::validate(cluster, &observed, &build::secret::random()) {
         Ok(valid) => valid,

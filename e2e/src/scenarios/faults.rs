@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use cachecluster_contract::paths;
+use cachecluster_contract::{labels, paths};
 use cachecluster_crd::conditions;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use kube::api::ListParams;
 
 use super::{Place, Scenario, Turn};
 use crate::chaos::fault::{Fault, Kind, Role, Target};
@@ -22,8 +25,8 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         Scenario::new(
             "one-shard-server-killed",
             Turn::Together,
-            "in a cluster of one shard, where nobody can vote, the primary's server is killed by SIGKILL under load: its replica takes over at once, no request fails, only unreplicated writes are lost",
-            |ctx| Box::pin(struck(ctx, 1, of_primary(Kind::KillServer), 0.25)),
+            "in a cluster of one shard, where nobody can vote, the primary's server is killed by SIGKILL under load: its replica takes over at once, no request fails, only unreplicated writes are lost, and the Service for plain clients follows",
+            |ctx| Box::pin(one_shard_struck(ctx)),
         ),
         Scenario::new(
             "server-out-of-memory",
@@ -35,13 +38,13 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             "server-hung",
             Turn::Together,
             "a primary's server hangs (SIGSTOP) under load: its replica takes over, no request fails, only unreplicated writes are lost",
-            |ctx| Box::pin(struck(ctx, 3, lasting(of_primary(Kind::HangServer), 8), 1.5)),
+            |ctx| Box::pin(struck(ctx, lasting(of_primary(Kind::HangServer), 8), 1.5)),
         ),
         Scenario::new(
             "agent-and-server-killed",
             Turn::Together,
             "agent and server of a primary are killed at once under load, so that nobody is left to tell: its replica takes over, no request fails, only unreplicated writes are lost",
-            |ctx| Box::pin(struck(ctx, 3, of_primary(Kind::KillContainer), 1.5)),
+            |ctx| Box::pin(struck(ctx, of_primary(Kind::KillContainer), 1.5)),
         )
         .only(Place::Testbed),
         Scenario::new(
@@ -78,9 +81,9 @@ const ORDERLY: f64 = 0.12;
 /// The same where nobody can vote and the operator has to be sure that nobody goes on elsewhere.
 const MAJORITY: f64 = 10.0;
 
-/// Does a fault to a cluster of so many shards: no request fails, and only what was written at the crash is lost.
-async fn struck(ctx: &Ctx, shards: u32, fault: Fault, gap: f64) -> Result<Vec<Figure>> {
-    ctx.create_ready(NAME, small(shards, 1)).await?;
+/// Does a fault to a cluster of three shards: no request fails, and only what was written at the crash is lost.
+async fn struck(ctx: &Ctx, fault: Fault, gap: f64) -> Result<Vec<Figure>> {
+    ctx.create_ready(NAME, small(3, 1)).await?;
     ctx.write_keys(NAME, 500).await?;
     let act = strike(ctx, NAME, &fault, 1, READY);
     let (seen, struck) = watched(ctx, NAME, SECONDS, Where::Anywhere, act).await?;
@@ -91,6 +94,41 @@ async fn struck(ctx: &Ctx, shards: u32, fault: Fault, gap: f64) -> Result<Vec<Fi
     nobody_noticed(&seen)?;
     kept(ctx).await?;
     Ok(figures(&seen, gap, struck.whole))
+}
+
+/// After how many seconds the Service of a single primary is to lead to the new one.
+const MARKED: f64 = 2.0;
+
+async fn one_shard_struck(ctx: &Ctx) -> Result<Vec<Figure>> {
+    ctx.create_ready(NAME, small(1, 1)).await?;
+    ctx.write_keys(NAME, 500).await?;
+    let role = format!("{}={}", labels::ROLE, labels::ROLE_PRIMARY);
+    let marked = ListParams::default().labels(&role);
+    let pods = ctx.api::<Pod>();
+    let act = async {
+        let old = primary(ctx, NAME).await?;
+        let start = std::time::Instant::now();
+        let follows = ctx.eventually("the Service follows", READY, async || {
+            let found: Vec<String> = pods
+                .list(&marked)
+                .await?
+                .iter()
+                .map(ResourceExt::name_any)
+                .collect();
+            ensure!(found.len() == 1 && found[0] != old, "marked are {found:?}");
+            Ok(start.elapsed())
+        });
+        let fault = of_primary(Kind::KillServer);
+        tokio::try_join!(strike(ctx, NAME, &fault, 1, READY), follows)
+    };
+    let (seen, (struck, follows)) = watched(ctx, NAME, SECONDS, Where::Anywhere, act).await?;
+    seen.lost_only_within(Some(struck.crash))?;
+    seen.primary_was_replaced()?;
+    nobody_noticed(&seen)?;
+    kept(ctx).await?;
+    let mut figures = figures(&seen, 0.25, struck.whole);
+    figures.push(Figure::seconds("Service follows after", follows).at_most(MARKED));
+    Ok(figures)
 }
 
 /// Asks the server beside it for one value that is larger than its container may be. Of a few keys one is in its shard; the

@@ -1,12 +1,14 @@
 //! A primary whose server dies, hangs, or comes back without its memory.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cachecluster_contract::Persistence;
+use cachecluster_contract::news::News;
 use cachecluster_redis_admin::fixture::until;
 use cachecluster_topology::Role;
 use nix::sys::signal::{Signal, kill};
 
+use crate::agent::Agent;
 use crate::cluster::{cluster, cluster_with, fill, until_writable};
 
 /// Kills the server of the first primary, and expects its replica in its place with all the data.
@@ -162,4 +164,26 @@ async fn a_replica_takes_over_only_after_it_has_read_what_it_received() {
     })
     .await;
     assert_eq!(replica.view().await.unwrap().keys, COUNT as u64);
+}
+
+#[tokio::test]
+async fn a_failover_is_news_to_whoever_listens_to_the_agents() {
+    let agents = cluster(Persistence::Ephemeral, 1, 1).await;
+    let number = async |agent: &Agent, query: &str| {
+        let (status, body) = agent.get(&format!("/news{query}")).await;
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str::<News>(&body).unwrap().number
+    };
+    let mut heard = Vec::new();
+    for agent in &agents {
+        heard.push(number(agent, "").await);
+    }
+    let server = agents[0].server_pid().await;
+    let listening = async |at: usize| number(&agents[at], &format!("?after={}", heard[at])).await;
+    let started = Instant::now();
+    let ending = async { kill(server, Signal::SIGKILL).unwrap() };
+    let (one, other, ()) = futures::join!(listening(0), listening(1), ending);
+    assert!(one > heard[0] && other > heard[1]);
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(2), "{took:?}");
 }

@@ -104,6 +104,17 @@ impl Reports {
     }
 }
 
+/// The agents that run, by the UIDs of their pods.
+pub fn agents(observed: &Observed) -> BTreeMap<String, SocketAddr> {
+    let of = |pod: &Arc<Pod>| {
+        let uid = pod.metadata.uid.clone()?;
+        let mut members = observed.members.iter();
+        let member = members.find(|member| member.name == name(pod))?;
+        Some((uid, agent(member)?))
+    };
+    observed.redis_pods.iter().filter_map(of).collect()
+}
+
 fn name(pod: &Arc<Pod>) -> &str {
     pod.metadata.name.as_deref().unwrap_or_default()
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use cachecluster_crd::{CacheCluster, CacheClusterSpec, Phase};
 use cachecluster_operator::events::Events;
 use cachecluster_operator::memory::Memory;
+use cachecluster_operator::news::Newsroom;
 use cachecluster_operator::reconcile::{Context, Error, reconcile};
 use cachecluster_operator::settings::Workload;
 use kube::core::DeserializeGuard;
@@ -39,6 +40,7 @@ impl Operator {
             stores,
             memory: Memory::default(),
             metrics: Arc::default(),
+            newsroom: Newsroom::open().0,
             workload: Workload {
                 agent_image: "agent:1".to_owned(),
                 api_image: "api:1".to_owned(),
