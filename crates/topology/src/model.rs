@@ -199,14 +199,21 @@ impl NodeView {
     /// For how many seconds after its start a replica is [late](Self::is_late).
     pub const LATE_SECONDS: u64 = 30;
 
-    /// Whether it is a replica that came back with data from its disk a short while ago and has not heard its primary since:
-    /// what that one acknowledged after this server had stopped may be on the other disk, and on its way back as well. So
-    /// this one waits until its primary has had time to return.
+    /// Whether it is a replica that has not heard its primary since it was started, so that it may lack what that one
+    /// acknowledged after this server had stopped.
+    #[must_use]
+    pub fn is_unheard_since_start(&self) -> bool {
+        let unheard = !self.link_up && self.standing.unheard_seconds.is_none();
+        self.role == Role::Replica && unheard
+    }
+
+    /// Whether it is a replica that came back with data from its disk a short while ago and [has not heard its
+    /// primary](Self::is_unheard_since_start): what it lacks may be on the other disk, and on its way back as well. So this
+    /// one waits until its primary has had time to return.
     #[must_use]
     pub fn is_late(&self) -> bool {
-        let unheard = !self.link_up && self.standing.unheard_seconds.is_none();
         let recent = self.uptime_seconds < Self::LATE_SECONDS;
-        self.role == Role::Replica && self.keys > 0 && unheard && recent
+        self.keys > 0 && recent && self.is_unheard_since_start()
     }
 
     /// Whether it is a replica that hears its primary.

@@ -306,13 +306,23 @@ impl<'w> Roster<'w> {
         (owners >= 3 && vouched * 2 > owners) || silent * 2 > self.members.len()
     }
 
-    /// Whether Kubernetes vouches for the server of this stranger. Where nobody knows its address any more, as when all pods
-    /// have new ones, it may be any silent member of its shard.
+    /// Whether Kubernetes vouches for the server of this stranger.
     fn may_serve(&self, stranger: &Stranger<'_>) -> bool {
+        self.may_be(stranger, |member| member.vouched)
+    }
+
+    /// Whether the server of this stranger may be the one that loads its data set.
+    pub(crate) fn may_load(&self, stranger: &Stranger<'_>) -> bool {
+        self.may_be(stranger, Member::is_loading)
+    }
+
+    /// Whether that holds for the stranger's member. Where nobody knows its address any more, as when all pods have new ones,
+    /// it may be any silent member of its shard.
+    fn may_be(&self, stranger: &Stranger<'_>, holds: impl Fn(&Member) -> bool) -> bool {
         let is_kin = |member: &Member| stranger.shard.is_none_or(|shard| shard == member.shard);
         match stranger.member {
-            Some(member) => member.vouched,
-            None => self.silent().any(|m| m.vouched && is_kin(m)),
+            Some(member) => holds(member),
+            None => self.silent().any(|m| holds(m) && is_kin(m)),
         }
     }
 

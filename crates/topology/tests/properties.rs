@@ -402,6 +402,10 @@ impl Trial {
         }
         let mut members = world.members.iter();
         let shard = members.find(|m| m.name == *name).unwrap().shard;
+        assert!(
+            !view.is_unheard_since_start(),
+            "promoted {name}, which was started again and has heard nobody since"
+        );
         let set = &durable.in_sync[&shard];
         assert!(
             set.contains(name),

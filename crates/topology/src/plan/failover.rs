@@ -65,7 +65,7 @@ fn promotable<'r, 'w>(
             ));
             continue;
         }
-        if stranger.member.is_some_and(|member| member.is_loading()) {
+        if roster.may_load(stranger) {
             waiting.push(format!(
                 "{who} is loading its data set: no replica is promoted"
             ));
@@ -87,8 +87,7 @@ fn promotable<'r, 'w>(
             Some(format!(
                 "{name} was never in step with it: waiting for a member that has the data"
             ))
-        // Of a durable cluster's set nobody lacks anything.
-        } else if best.view.is_late() && roster.world.durable.is_none() {
+        } else if best.view.is_late() {
             Some(format!(
                 "{name} came from its disk without having heard it: it may come back from its own with more"
             ))
@@ -106,8 +105,7 @@ fn promotable<'r, 'w>(
 /// Why shards that have lost their primary are left without one although they have replicas, in sentences.
 pub(crate) fn refused(roster: &Roster<'_>) -> Vec<String> {
     let gone = roster.strangers.iter().filter(|stranger| {
-        let loading = stranger.member.is_some_and(|member| member.is_loading());
-        !stranger.slots.is_empty() && stranger.is_doubted_by_all() && !loading
+        !stranger.slots.is_empty() && stranger.is_doubted_by_all() && !roster.may_load(stranger)
     });
     gone.filter_map(|stranger| match choose(roster, stranger)? {
         Choice::Unsafe(why) => Some(why),
@@ -148,7 +146,11 @@ fn choose<'r, 'w>(roster: &'r Roster<'w>, gone: &Stranger<'w>) -> Option<Choice<
         .filter(|name| Some(*name) != primary && !answers(name))
         .map(String::as_str)
         .collect();
-    let inside = best_replica(roster, gone, |n| durable::may_lead(roster, n.member));
+    // Who was started again without hearing the primary lacks what that one acknowledged before it noticed.
+    let leads = |n: &Node<'_>| durable::may_lead(roster, n.member);
+    let inside = best_replica(roster, gone, |n| {
+        leads(n) && !n.view.is_unheard_since_start()
+    });
     // One that attached after the operator last looked may have let the primary acknowledge what nobody in the set has read.
     // It may also be ahead in a history of its own.
     let ahead = best_replica(roster, gone, |n| {
@@ -162,8 +164,13 @@ fn choose<'r, 'w>(roster: &'r Roster<'w>, gone: &Stranger<'w>) -> Option<Choice<
         return Some(Choice::Allowed(replica));
     }
     let name = &best.member.name;
+    let unheard = best_replica(roster, gone, leads).filter(|_| inside.is_none());
     let why = match inside {
         _ if set.is_empty() => "it is not known who holds every acknowledged write".to_owned(),
+        None if unheard.is_some_and(|unheard| unheard.member.name == *name) => {
+            "it has not heard the primary since it was started, and may lack acknowledged writes"
+                .to_owned()
+        }
         None => format!(
             "waiting for one that holds every acknowledged write: {}",
             set.join(", ")

@@ -270,13 +270,13 @@ fn the_best_of_the_set_is_known_only_when_all_of_it_answer() {
 fn one_outside_of_the_set_that_is_ahead_of_it_stops_a_promotion() {
     let mut trial = Trial::formed(1, 2);
     trial.durable.in_sync.get_mut(&0).unwrap().pop();
-    // The one that is in the set dies, and the other, which has just attached, lets a write be acknowledged.
-    trial.sim.kill(0, 1);
+    // The one that is in the set is cut off, and the other, which has just attached, lets a write be acknowledged.
+    trial.sim.set_connected(0, 1, false);
     trial.sim.gossip();
     assert!(trial.sim.write(0, 1));
     trial.sim.gossip();
     trial.sim.kill(0, 0);
-    trial.sim.start(0, 1, true);
+    trial.sim.set_connected(0, 1, true);
     trial.sim.gossip();
     let planned = trial.plan();
     assert_eq!(planned.action, None);
@@ -287,6 +287,28 @@ fn one_outside_of_the_set_that_is_ahead_of_it_stops_a_promotion() {
     ] {
         assert!(why.contains(words), "{why}");
     }
+}
+
+#[test]
+fn one_that_was_started_again_and_has_not_heard_the_primary_since_is_not_promoted() {
+    let mut trial = Trial::formed(3, 1);
+    // The status does not know yet that the replica was away, and the primary has acknowledged a write since.
+    trial.sim.kill(0, 1);
+    trial.sim.kill(0, 0);
+    trial.sim.start(0, 1, true);
+    for _ in 0..20 {
+        trial.sim.gossip();
+        let planned = trial.plan();
+        assert_eq!(planned.action, None);
+        let why = planned.refused.join("; ");
+        assert!(
+            why.contains("quickstart-shard-0-1 is not promoted: it has not heard the primary"),
+            "{why}"
+        );
+    }
+    trial.sim.start(0, 0, true);
+    trial.sim.gossip();
+    assert_eq!(trial.plan().refused, Vec::<String>::new());
 }
 
 #[test]
