@@ -179,7 +179,7 @@ mod tests {
         );
         assert_eq!(promoted(decide(&fallen, &behind, after(GRACE), HOLD)).0, 11);
         // An empty one is never better than nothing before the wait is over.
-        let empty = [replica(11, Some(1), 0, 2)];
+        let empty = [replica(11, Some(1), 1, 2)];
         assert_eq!(decide(&fallen, &empty, after(GRACE), HOLD), Step::Look);
         assert_eq!(
             decide(&fallen, &empty, after(HOLD), HOLD),

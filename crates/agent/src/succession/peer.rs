@@ -28,9 +28,9 @@ impl Peer {
         self.view.primary.as_ref() == Some(&fallen.id)
     }
 
-    /// Whether there is anything in it, be it while it loads.
+    /// Whether there is anything in it, be it while it loads. One that has never been in step counts from 1.
     pub(super) fn has_data(&self) -> bool {
-        self.view.keys > 0 || self.view.offset > 0
+        self.view.keys > 0 || self.view.offset > 1
     }
 }
 
