@@ -164,10 +164,9 @@ fn choose<'r, 'w>(roster: &'r Roster<'w>, gone: &Stranger<'w>) -> Option<Choice<
         return Some(Choice::Allowed(replica));
     }
     let name = &best.member.name;
-    let unheard = best_replica(roster, gone, leads).filter(|_| inside.is_none());
     let why = match inside {
         _ if set.is_empty() => "it is not known who holds every acknowledged write".to_owned(),
-        None if unheard.is_some_and(|unheard| unheard.member.name == *name) => {
+        None if leads(best) => {
             "it has not heard the primary since it was started, and may lack acknowledged writes"
                 .to_owned()
         }
@@ -389,6 +388,30 @@ mod tests {
         let planned = plan(&world);
         assert_eq!(planned.action, None);
         assert!(planned.waiting[0].contains("is loading"));
+    }
+
+    #[test]
+    fn a_primary_that_loads_its_data_where_nobody_knows_it_to_be_is_alive() {
+        let mut sim = formed(1, 1);
+        assert!(sim.write(0, 7));
+        sim.gossip();
+        sim.restart_all(true);
+        sim.kill(0, 0);
+        let plan_after = |sim: &mut Sim, why: &str| {
+            // Longer than it is late.
+            (0..12).for_each(|_| sim.gossip());
+            let mut world = sim.world();
+            world.members[0].probe = Probe::Silent(why.to_owned());
+            plan(&world)
+        };
+        let loading = plan_after(&mut sim, "LOADING Redis is loading the dataset in memory");
+        assert_eq!(loading.action, None);
+        assert!(loading.waiting[0].contains("is loading"), "{loading:?}");
+        let gone = plan_after(&mut sim, "connection refused");
+        assert!(
+            matches!(gone.action, Some(Action::Takeover { .. })),
+            "{gone:?}"
+        );
     }
 
     #[test]
