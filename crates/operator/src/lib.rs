@@ -2,6 +2,7 @@
 //!
 //! [`reconcile`] is one pass over one cluster; [`controller`] decides when passes are made, [`lease`] by whom.
 
+pub mod agents;
 pub mod check;
 pub mod controller;
 pub mod events;

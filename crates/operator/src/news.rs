@@ -7,10 +7,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bytes::Bytes;
 use cachecluster_contract::news::{News, PATIENCE_MS};
 use cachecluster_contract::ports::NEWS_PATH;
-use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -18,6 +16,7 @@ use kube::runtime::reflector::ObjectRef;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::agents::{self, Asking};
 use crate::stores::Guarded;
 
 /// Longest time for an answer: the agent's patience, and what the way may take.
@@ -30,12 +29,8 @@ const BREATH: Duration = Duration::from_millis(100);
 const PAUSE: Duration = Duration::from_millis(500);
 /// The longest pause: agents of a former version have no news.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// More than any answer.
-const LONGEST: usize = 1024;
 /// Clusters that are waiting for their turn; who has news of more waits with them.
 const QUEUE: usize = 256;
-
-type Asking = Client<HttpConnector, Empty<Bytes>>;
 
 /// By whom passes are asked for.
 #[derive(Clone)]
@@ -60,32 +55,26 @@ impl Newsroom {
         (Self { client, calls }, called)
     }
 
-    async fn ask(&self, addr: SocketAddr, after: Option<u64>) -> Option<u64> {
-        let asking = async {
-            let query = after.map(|after| format!("?after={after}"));
-            let uri = format!("http://{addr}{NEWS_PATH}{}", query.unwrap_or_default());
-            let answer = self.client.get(uri.parse().ok()?).await.ok()?;
-            if !answer.status().is_success() {
-                return None;
-            }
-            let body = Limited::new(answer.into_body(), LONGEST).collect().await;
-            let news: News = serde_json::from_slice(&body.ok()?.to_bytes()).ok()?;
-            Some(news.number)
-        };
-        tokio::time::timeout(PATIENCE, asking).await.ok()?
+    async fn ask(&self, agent: SocketAddr, after: Option<u64>) -> Option<u64> {
+        let query = after.map(|after| format!("?after={after}"));
+        let path = format!("{NEWS_PATH}{}", query.unwrap_or_default());
+        let news: News = agents::get(&self.client, agent, &path, PATIENCE).await?;
+        Some(news.number)
     }
 
     /// Listens to one agent, for ever.
     async fn listen(self, addr: SocketAddr, cluster: ObjectRef<Guarded>) {
         let mut heard = None;
+        let mut lost = false;
         let mut pause = PAUSE;
         loop {
             let number = self.ask(addr, heard).await;
-            // Whoever begins to listen has just looked. That an agent is silent now is news as well.
-            if heard.is_some() && number != heard && self.calls.send(cluster.clone()).await.is_err()
-            {
+            // Whoever begins to listen has just looked. That an agent is silent now, or speaks again, is news as well.
+            let news = number != heard && (heard.is_some() || lost);
+            if news && self.calls.send(cluster.clone()).await.is_err() {
                 return;
             }
+            lost = number.is_none();
             heard = number;
             if number.is_some() {
                 pause = PAUSE;
@@ -134,6 +123,12 @@ mod tests {
 
     /// An agent with news.
     async fn agent() -> (SocketAddr, Arc<watch::Sender<u64>>, AbortOnDropHandle<()>) {
+        agent_at(SocketAddr::from(([127, 0, 0, 1], 0))).await
+    }
+
+    async fn agent_at(
+        addr: SocketAddr,
+    ) -> (SocketAddr, Arc<watch::Sender<u64>>, AbortOnDropHandle<()>) {
         let news = Arc::new(watch::Sender::new(7));
         let answer = async |State(news): State<Arc<watch::Sender<u64>>>,
                             Query(question): Query<Question>| {
@@ -147,7 +142,7 @@ mod tests {
         let routes = Router::new()
             .route(NEWS_PATH, get(answer))
             .with_state(news.clone());
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind(addr).await.unwrap();
         let addr = listener.local_addr().unwrap();
         let serving = tokio::spawn(async move { axum::serve(listener, routes).await.unwrap() });
         (addr, news, AbortOnDropHandle::new(serving))
@@ -162,7 +157,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_change_calls_for_a_pass_and_so_does_the_end_of_an_agent() {
+    async fn each_change_calls_for_a_pass_and_so_do_the_end_and_the_return_of_an_agent() {
         let (addr, news, serving) = agent().await;
         let (room, mut called) = Newsroom::open();
         let cluster = ObjectRef::new("demo").within("default");
@@ -179,9 +174,13 @@ mod tests {
         // The same again changes nothing.
         listeners.keep(agents, &cluster, &room);
         assert_eq!(listeners.0.len(), 1);
-        // Its connections end with it.
+        // Who is asked already answers before it ends; then nobody is there.
         drop(serving);
         news.send_replace(10);
+        for _ in ["an answer", "silence"] {
+            assert_eq!(next().await, Some(cluster.clone()));
+        }
+        let _again = agent_at(addr).await;
         assert_eq!(next().await, Some(cluster.clone()));
     }
 

@@ -5,14 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use cachecluster_contract::ports;
 use cachecluster_contract::report::Report;
 use cachecluster_topology::{Member, NodeView, Presence};
 use futures::StreamExt;
-use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
@@ -21,6 +18,7 @@ use tokio::time::Instant;
 use super::build::statefulset::CONTAINER;
 use super::observe::Observed;
 use super::pods::OOM_MEMORY;
+use crate::agents::{self, Asking};
 
 /// Time between two questions to one agent, however often passes are made.
 const PERIOD: Duration = Duration::from_secs(10);
@@ -28,8 +26,6 @@ const PERIOD: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_millis(500);
 /// How many are asked at the same time.
 const SIDE_BY_SIDE: usize = 64;
-/// More than any report.
-const LONGEST: usize = 4096;
 /// A server that runs for so much shorter than its container was not the first one there.
 const LATER: SignedDuration = SignedDuration::from_secs(5);
 
@@ -41,8 +37,6 @@ struct Heard {
     asked: Instant,
     report: Report,
 }
-
-type Asking = Client<HttpConnector, Empty<Bytes>>;
 
 impl Reports {
     /// Asks the agents from which there may be something to hear. What each said last, by the name of its pod: one that does
@@ -161,18 +155,7 @@ fn was_restarted(view: &NodeView, pod: &Pod, now: Timestamp) -> bool {
 }
 
 async fn get(client: &Asking, addr: SocketAddr) -> Option<Report> {
-    let asking = async {
-        let uri = format!("http://{addr}{}", ports::REPORT_PATH)
-            .parse()
-            .ok()?;
-        let answer = client.get(uri).await.ok()?;
-        if !answer.status().is_success() {
-            return None;
-        }
-        let body = Limited::new(answer.into_body(), LONGEST).collect().await;
-        serde_json::from_slice(&body.ok()?.to_bytes()).ok()
-    };
-    tokio::time::timeout(PATIENCE, asking).await.ok()?
+    agents::get(client, addr, ports::REPORT_PATH, PATIENCE).await
 }
 
 #[cfg(test)]
