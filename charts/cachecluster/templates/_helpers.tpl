@@ -109,10 +109,6 @@ a CacheCluster goes with it by owner references.
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, watch, patch]
-# A replica is evicted where one node holds most primaries and another has room.
-- apiGroups: [""]
-  resources: [pods/eviction]
-  verbs: [create]
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [get, list, watch, create, patch]
