@@ -102,7 +102,11 @@ pub fn render(settings: &Settings) -> Result<String, ConfigError> {
     // server refuses writes for as long as one that it makes by itself fails.
     file.quoted("save", "")?;
     match cluster.persistence {
-        Persistence::Ephemeral => file.raw("appendonly", "no"),
+        Persistence::Ephemeral => {
+            file.raw("appendonly", "no");
+            // A copy that was received long ago must not come back as the data of a server that starts again.
+            file.raw("rdb-del-sync-files", "yes");
+        }
         Persistence::Volume => {
             file.raw("appendonly", "yes");
             let fsync = cluster.durable.map_or(Fsync::Everysec, |it| it.fsync);

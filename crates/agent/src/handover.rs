@@ -1,5 +1,6 @@
 //! Before a primary stops, its best replica becomes the primary: without loss, and in about a tenth of a second.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use cachecluster_redis_admin::{Connection, connect, execute, observe};
@@ -8,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::board::Board;
 use crate::monitor::own_address;
-use crate::sample::{self, Info, Sample};
+use crate::sample::{self, Info};
 use crate::settings::Settings;
 
 /// How long one look at the replicas, or the own server's answer, may take.
@@ -16,6 +17,11 @@ const LOOK: Duration = Duration::from_millis(500);
 /// How long one replica may take to win the votes and become the primary. The old one holds writes back meanwhile, and
 /// votes that do not come within this time do not come for several seconds: then [`crate::succession`] is quicker.
 const PROMOTION: Duration = Duration::from_secs(1);
+/// How long a replica's first copy of the data is waited for, while the own server serves on. With all that may follow, it
+/// is less than the minute that Kubernetes leaves to a pod.
+const FIRST_COPY: Duration = Duration::from_secs(35);
+/// Time between two looks at a copy.
+const COPY_POLL: Duration = Duration::from_millis(100);
 /// How long the own server may take to hear of it.
 const NEWS: Duration = Duration::from_secs(1);
 /// How long a replica may take to read what a server is about to leave to it.
@@ -32,7 +38,7 @@ pub enum Outcome {
     Nothing,
     /// The own server does not answer.
     Silent,
-    /// It has no replica whose link is up.
+    /// It has no replica whose link is up, and none that copies its data, or not soon enough.
     NoReplica,
     /// A replica is the primary now, and the own server follows it.
     Done {
@@ -50,18 +56,27 @@ pub async fn hand_over(settings: &Settings) -> Outcome {
     let Ok(mut own) = own else {
         return Outcome::Silent;
     };
-    let Ok(Sample {
-        info,
-        view: Some(view),
-    }) = sample::take(&mut own).await
-    else {
-        return Outcome::Silent;
-    };
-    if view.role != Role::Primary || view.slots.is_empty() {
-        return Outcome::Nothing;
-    }
-    let Some((replica, _)) = best_replica(settings, &info, &view).await else {
-        return Outcome::NoReplica;
+    let mut told = false;
+    let replica = loop {
+        let Some((info, view)) = look(&mut own).await else {
+            return Outcome::Silent;
+        };
+        if view.role != Role::Primary || view.slots.is_empty() {
+            return Outcome::Nothing;
+        }
+        let replicas = ask_replicas(settings, &info, &view).await;
+        if let Some((replica, _)) = best(&replicas, &view) {
+            break replica;
+        }
+        let copying = info.is_copied() || replicas.iter().any(|(_, probe)| probe.is_loading());
+        if !copying || started.elapsed() >= FIRST_COPY {
+            return Outcome::NoReplica;
+        }
+        if !told {
+            tracing::info!("no replica is in step, and one copies the data: waiting for it");
+            told = true;
+        }
+        tokio::time::sleep(COPY_POLL).await;
     };
     tracing::info!(replica = replica.name, "handing over");
     let action = Action::Failover { replica };
@@ -71,9 +86,9 @@ pub async fn hand_over(settings: &Settings) -> Outcome {
     }
     // Clients that are still connected are redirected once the own server knows.
     let heard = async {
-        while own_view(&mut own)
+        while look(&mut own)
             .await
-            .is_some_and(|view| view.role == Role::Primary)
+            .is_some_and(|(_, view)| view.role == Role::Primary)
         {
             tokio::time::sleep(POLL).await;
         }
@@ -102,8 +117,7 @@ pub async fn quiesce(settings: &Settings, board: &Board) {
         if view.role != Role::Primary || info.replicas().next().is_none() {
             return None;
         }
-        while best_replica(settings, &info, &view)
-            .await
+        while best(&ask_replicas(settings, &info, &view).await, &view)
             .is_none_or(|(_, offset)| offset < view.offset)
         {
             tokio::time::sleep(POLL).await;
@@ -117,12 +131,18 @@ pub async fn quiesce(settings: &Settings, board: &Board) {
     }
 }
 
-async fn own_view(own: &mut Connection) -> Option<NodeView> {
-    sample::take(own).await.ok()?.view
+/// What the own server says of itself. `None` when it says nothing.
+async fn look(own: &mut Connection) -> Option<(Info, NodeView)> {
+    let sample = sample::take(own).await.ok()?;
+    Some((sample.info, sample.view?))
 }
 
-/// The replica that has applied most, of those whose link is up, and how much that is.
-async fn best_replica(settings: &Settings, info: &Info, view: &NodeView) -> Option<(NodeRef, u64)> {
+/// What the own server's replicas say.
+async fn ask_replicas(
+    settings: &Settings,
+    info: &Info,
+    view: &NodeView,
+) -> Vec<((IpAddr, u16), Probe)> {
     let mut addrs: Vec<_> = view
         .known
         .values()
@@ -134,18 +154,19 @@ async fn best_replica(settings: &Settings, info: &Info, view: &NodeView) -> Opti
     addrs.dedup();
     let asked: Vec<_> = addrs.iter().copied().map(Some).collect();
     let answers = observe(&asked, &settings.password, LOOK).await;
-    addrs
+    addrs.into_iter().zip(answers).collect()
+}
+
+/// The replica that has applied most, of those whose link is up, and how much that is.
+fn best(replicas: &[((IpAddr, u16), Probe)], view: &NodeView) -> Option<(NodeRef, u64)> {
+    replicas
         .iter()
-        .zip(answers)
-        .filter_map(|(addr, answer)| match answer {
-            Probe::Answered(replica) => Some((*addr, replica)),
-            Probe::Silent(_) => None,
-        })
+        .filter_map(|(addr, answer)| Some((*addr, answer.view()?)))
         .filter(|(_, replica)| replica.link_up && replica.primary.as_ref() == Some(&view.id))
         .max_by_key(|(_, replica)| (replica.offset, replica.id.clone()))
         .map(|(addr, replica)| {
             let node = NodeRef {
-                id: replica.id,
+                id: replica.id.clone(),
                 name: std::net::SocketAddr::from(addr).to_string(),
                 addr,
             };

@@ -77,6 +77,13 @@ impl Info {
         })
     }
 
+    /// Whether a connected replica is still being sent a copy of the data set, or waits for it to begin.
+    #[must_use]
+    pub fn is_copied(&self) -> bool {
+        self.connected()
+            .any(|replica| part(replica, "state").is_some_and(|state| state != "online"))
+    }
+
     /// Connected replicas as their primary lists them: `slave0:ip=…,port=…,state=online,offset=…`.
     fn connected(&self) -> impl Iterator<Item = &str> {
         (0..self.number::<u32>("connected_slaves").unwrap_or(0))
@@ -150,6 +157,10 @@ mod tests {
         assert_eq!(info.keys(), 14);
         assert_eq!(info.acknowledged().collect::<Vec<_>>(), [90, 70]);
         assert_eq!(info.replicas().count(), 2);
+        assert!(!info.is_copied());
+        let copied =
+            "connected_slaves:1\r\nslave0:ip=10.0.0.1,port=6379,state=send_bulk,offset=0,lag=0\r\n";
+        assert!(Info::parse(copied).is_copied());
         assert_eq!(info.replicas().last(), Some(([10, 0, 0, 2].into(), 6379)));
         assert!(!info.loading());
     }

@@ -68,17 +68,14 @@ pub async fn settle(
     let mut patience = FIRST_LOOK;
     let mut pause = PAUSE;
     loop {
-        let peers = look(settings, fallen, &addrs, patience).await;
-        if peers
-            .iter()
-            .any(|peer| peer.follows(fallen) && peer.has_data())
-        {
+        let sight = look(settings, fallen, &addrs, patience).await;
+        if sight.has_data_of(fallen) {
             seen = Instant::now();
         }
         tried.elapsed = started.elapsed();
         tried.unseen = seen.elapsed();
-        let step = decide(fallen, &peers, tried, hold);
-        if let Some(words) = awaited(fallen, &peers, &step)
+        let step = decide(fallen, &sight.peers, tried, hold);
+        if let Some(words) = awaited(fallen, &sight, &step)
             && words != told
         {
             tell(&words);

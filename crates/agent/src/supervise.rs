@@ -244,11 +244,11 @@ async fn stop(
         .await
         .map_err(|error| SuperviseError::Io("cannot stop the server", error))?;
     tracing::info!(%status, "the server stopped");
-    match outcome {
-        Outcome::Done { .. } | Outcome::Nothing => return Ok(()),
-        Outcome::Silent | Outcome::NoReplica | Outcome::Failed => {}
+    if let Outcome::Done { .. } = outcome {
+        return Ok(());
     }
-    // Now that the server is down, a replica may be promoted without its consent, and without votes.
+    // Now that the server is down, a replica may be promoted without its consent, and without votes. One that had nothing
+    // to hand over may have become the primary since: its file tells.
     let persistence = settings.cluster.persistence;
     let fallen = Fallen::read(&settings.data_dir, persistence, board.sample().as_deref())
         .map_err(|error| SuperviseError::Io("cannot read nodes.conf", error))?;

@@ -119,6 +119,7 @@ pub const RESERVED_DIRECTIVES: &[&str] = &[
     "primaryauth",
     "primaryuser",
     "protected-mode",
+    "rdb-del-sync-files",
     "rename-command",
     "replica-announce-ip",
     "replica-announce-port",

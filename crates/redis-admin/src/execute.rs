@@ -169,7 +169,7 @@ impl Hands<'_> {
                 let command = "CLUSTER NODES";
                 let view = view(&mut connection)
                     .await
-                    .map_err(|reason| unexpected(node, command, &reason))?;
+                    .map_err(|unseen| unexpected(node, command, &unseen.to_string()))?;
                 let missing = without(slots, &view.slots);
                 add_slots(&mut connection, &missing).await
             }

@@ -1,7 +1,7 @@
 //! A server that reads a large data set from disk.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
 use cachecluster_redis_admin::fixture::{Server, password, until};
@@ -24,25 +24,20 @@ async fn a_loading_server_is_told_from_a_ready_one() {
     server.kill();
     server.spawn();
 
-    let while_loading = RefCell::new(Vec::new());
+    let (loads, otherwise) = (Cell::new(0), RefCell::new(Vec::new()));
     until("the data set is loaded", async || {
         match probe(server.addr(), &password(), Duration::from_secs(1)).await {
             Probe::Answered(view) if !view.loading => {
                 assert_eq!(view.keys, 5001);
                 return true;
             }
-            Probe::Answered(_) => while_loading.borrow_mut().push("loading".to_owned()),
-            Probe::Silent(reason) => while_loading.borrow_mut().push(reason),
+            Probe::Silent(reason) => otherwise.borrow_mut().push(reason),
+            // Redis 7.0 does not speak of the cluster meanwhile, newer ones may.
+            probe => loads.set(loads.get() + u32::from(probe.is_loading())),
         }
         false
     })
     .await;
-    // Redis 7.0 does not speak of the cluster meanwhile, newer ones may; either way it is plain what goes on.
-    let while_loading = while_loading.into_inner();
-    assert!(
-        while_loading
-            .iter()
-            .any(|said| said.to_lowercase().contains("loading")),
-        "{while_loading:?}"
-    );
+    // It may not have its port yet, or be silent between two events.
+    assert!(loads.get() > 0, "{:?}", otherwise.into_inner());
 }

@@ -162,6 +162,7 @@ fn assess_shard(roster: &Roster<'_>, index: u32) -> ShardHealth {
         .filter(|m| m.is_wanted(roster.world) && !m.fenced && !roster.answered(m))
         .map(|m| match &m.probe {
             Probe::Silent(why) => format!("{} is silent ({why})", m.name),
+            Probe::Loading => format!("{} is loading its data set", m.name),
             Probe::Answered(_) => format!("{} has no address", m.name),
         })
         .collect();

@@ -243,8 +243,31 @@ pub enum Presence {
 pub enum Probe {
     /// It answered.
     Answered(Box<NodeView>),
+    /// It is alive, and says no more while it loads its data set.
+    Loading,
     /// It did not, within the deadline; the text says how. This is data, not an error.
     Silent(String),
+}
+
+impl Probe {
+    /// Whether the server is alive but still loads its data set: it says so in its account, or by refusing to give one.
+    #[must_use]
+    pub fn is_loading(&self) -> bool {
+        match self {
+            Self::Answered(view) => view.loading,
+            Self::Loading => true,
+            Self::Silent(_) => false,
+        }
+    }
+
+    /// The server's account, if it gave one.
+    #[must_use]
+    pub fn view(&self) -> Option<&NodeView> {
+        match self {
+            Self::Answered(view) => Some(view),
+            Self::Loading | Self::Silent(_) => None,
+        }
+    }
 }
 
 /// One place for a Redis server: a pod of a shard's StatefulSet.
@@ -284,23 +307,16 @@ impl Member {
         self.shard < world.shards && self.ordinal <= world.replicas
     }
 
-    /// Whether the server is alive but still loads its data set: it says so in its account, or by refusing to give one
-    /// (`-LOADING`), which the probe hands on as the server's words.
+    /// [`Probe::is_loading`].
     #[must_use]
     pub fn is_loading(&self) -> bool {
-        match &self.probe {
-            Probe::Answered(view) => view.loading,
-            Probe::Silent(why) => why.contains("LOADING"),
-        }
+        self.probe.is_loading()
     }
 
     /// The server's own account, if it answered.
     #[must_use]
     pub fn view(&self) -> Option<&NodeView> {
-        match &self.probe {
-            Probe::Answered(view) => Some(view),
-            Probe::Silent(_) => None,
-        }
+        self.probe.view()
     }
 }
 

@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 
 use super::decision::Step;
 use super::fallen::Fallen;
-use super::peer::Peer;
+use super::peer::Sight;
 
 /// Completes "held back until". The same words as long as the same is awaited; `None` when nothing is.
-pub(super) fn awaited(fallen: &Fallen, peers: &[Peer], step: &Step) -> Option<String> {
+pub(super) fn awaited(fallen: &Fallen, sight: &Sight, step: &Step) -> Option<String> {
+    let peers = &sight.peers;
     let followers = || peers.iter().filter(|peer| peer.follows(fallen));
     Some(match step {
         Step::Start(_) => return None,
@@ -21,7 +22,8 @@ pub(super) fn awaited(fallen: &Fallen, peers: &[Peer], step: &Step) -> Option<St
             list(followers().map(|peer| peer.addr))
         ),
         Step::Look => {
-            let loading = list(followers().filter(|p| p.view.loading).map(|p| p.addr));
+            let loading = followers().filter(|p| p.view.loading).map(|p| p.addr);
+            let loading = list(loading.chain(sight.loading.iter().copied()));
             let absent = fallen.replicas.iter().map(|addr| SocketAddr::from(*addr));
             let absent = list(absent.filter(|addr| peers.iter().all(|peer| peer.addr != *addr)));
             match (loading.is_empty(), absent.is_empty()) {
@@ -46,11 +48,19 @@ mod tests {
 
     use super::*;
     use crate::succession::example::{fallen, replica};
+    use crate::succession::peer::Peer;
 
     #[test]
     fn it_names_whom_it_waits_for() {
         let fallen = fallen(Persistence::Ephemeral, Some(7));
-        let said = |peers: &[Peer], step: &Step| awaited(&fallen, peers, step).unwrap();
+        let sight = |peers: &[Peer], loading: &[SocketAddr]| Sight {
+            peers: peers.to_vec(),
+            loading: loading.to_vec(),
+        };
+        let said = |peers: &[Peer], step: &Step| {
+            let words = awaited(&fallen, &sight(peers, &[]), step);
+            words.unwrap()
+        };
         assert_eq!(
             said(&[], &Step::Look),
             "127.0.0.1:11 or 127.0.0.1:12 answers and takes over"
@@ -62,12 +72,17 @@ mod tests {
             said(&[behind.clone(), loading], &Step::Look),
             "127.0.0.1:12 has loaded its data and taken over"
         );
+        let mute = sight(&[], &[([127, 0, 0, 1], 12).into()]);
+        assert_eq!(
+            awaited(&fallen, &mute, &Step::Look).unwrap(),
+            "127.0.0.1:12 has loaded its data and taken over"
+        );
         let successor = replica(12, None, 9, 2);
         assert_eq!(
             said(&[behind, successor], &Step::Look),
             "127.0.0.1:11 follows the new primary"
         );
         let start = Step::Start(super::super::Release::NoReplica);
-        assert_eq!(awaited(&fallen, &[], &start), None);
+        assert_eq!(awaited(&fallen, &Sight::default(), &start), None);
     }
 }

@@ -34,28 +34,50 @@ impl Peer {
     }
 }
 
-/// Those of the nodes at `addrs` that answer within `patience`.
+/// What was seen of the other nodes.
+#[derive(Debug, Default)]
+pub(super) struct Sight {
+    /// Those that gave an account of themselves.
+    pub(super) peers: Vec<Peer>,
+    /// Where a server loads its data set and says nothing else meanwhile, as most engines do. Nodes that were known to be
+    /// no replicas of the fallen one are left out; of any other it may turn out to be one, with all of the data.
+    pub(super) loading: Vec<SocketAddr>,
+}
+
+impl Sight {
+    /// Whether data that the fallen node would otherwise come back without are there, or may be.
+    pub(super) fn has_data_of(&self, fallen: &Fallen) -> bool {
+        let mut followers = self.peers.iter().filter(|peer| peer.follows(fallen));
+        !self.loading.is_empty() || followers.any(Peer::has_data)
+    }
+}
+
+/// What the nodes at `addrs` answer within `patience`.
 pub(super) async fn look(
     settings: &Settings,
     fallen: &Fallen,
     addrs: &[(IpAddr, u16)],
     patience: Duration,
-) -> Vec<Peer> {
+) -> Sight {
     let asked: Vec<_> = addrs.iter().copied().map(Some).collect();
     let answers = observe(&asked, &settings.password, patience).await;
     let now = SystemTime::now();
     let limit = heard_limit(settings, fallen);
-    let mut peers = Vec::new();
+    let mut sight = Sight::default();
     for (addr, answer) in addrs.iter().zip(answers) {
-        if let Probe::Answered(view) = answer {
-            peers.push(Peer {
+        match answer {
+            Probe::Answered(view) => sight.peers.push(Peer {
                 addr: (*addr).into(),
                 heard: heard_until(&view, now, limit),
                 view: *view,
-            });
+            }),
+            Probe::Loading if !fallen.others.contains(addr) => {
+                sight.loading.push((*addr).into());
+            }
+            Probe::Loading | Probe::Silent(_) => {}
         }
     }
-    peers
+    sight
 }
 
 /// For how long a replica may not have heard its primary, in a durable cluster: a primary that was allowed to go on without

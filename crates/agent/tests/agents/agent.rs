@@ -113,6 +113,17 @@ impl Agent {
         self.process = Some(process);
     }
 
+    /// Gives the server another directive, from its next start on.
+    pub(crate) fn direct(&self, name: &str, value: &str) {
+        let path = self.dir.path().join("settings.json");
+        let text = fs::read_to_string(&path).unwrap();
+        let mut settings: AgentSettings = serde_json::from_str(&text).unwrap();
+        settings
+            .directives
+            .insert(name.to_owned(), value.to_owned());
+        fs::write(path, serde_json::to_string(&settings).unwrap()).unwrap();
+    }
+
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.dir.path().join("log")).unwrap()
     }
@@ -136,12 +147,13 @@ impl Agent {
         self.try_text(words).await.unwrap()
     }
 
-    pub(crate) async fn view(&self) -> Option<NodeView> {
+    pub(crate) async fn probe(&self) -> Probe {
         let addr = ([127, 0, 0, 1].into(), self.port);
-        match probe(addr, &password(), DEADLINE).await {
-            Probe::Answered(view) => Some(*view),
-            Probe::Silent(_) => None,
-        }
+        probe(addr, &password(), DEADLINE).await
+    }
+
+    pub(crate) async fn view(&self) -> Option<NodeView> {
+        self.probe().await.view().cloned()
     }
 
     pub(crate) async fn node(&self) -> NodeRef {

@@ -135,3 +135,23 @@ pub(crate) async fn until_writable(agent: &Agent, key: &str) -> Duration {
     }
     started.elapsed()
 }
+
+/// Has the replica start anew with nothing, so that it copies all of its primary's data, which the primary sends at
+/// `save_delay` and the replica loads at `load_delay`, in microseconds for each key.
+pub(crate) async fn copy_slowly(
+    primary: &Agent,
+    replica: &mut Agent,
+    save_delay: u32,
+    load_delay: u32,
+) {
+    let save_delay = save_delay.to_string();
+    primary
+        .text(&["CONFIG", "SET", "rdb-key-save-delay", &save_delay])
+        .await;
+    replica.crash().await;
+    let _ = std::fs::remove_file(replica.dir.path().join("data/dump.rdb"));
+    replica.direct("key-load-delay", &load_delay.to_string());
+    // So that it says meanwhile that it loads.
+    replica.direct("loading-process-events-interval-bytes", "1024");
+    replica.spawn();
+}

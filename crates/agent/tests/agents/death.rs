@@ -8,8 +8,8 @@ use cachecluster_redis_admin::fixture::until;
 use cachecluster_topology::Role;
 use nix::sys::signal::{Signal, kill};
 
-use crate::agent::Agent;
-use crate::cluster::{cluster, cluster_with, fill, until_writable};
+use crate::agent::{Agent, NODE_TIMEOUT};
+use crate::cluster::{cluster, cluster_with, copy_slowly, fill, until_writable};
 
 /// Kills the server of the first primary, and expects its replica in its place with all the data.
 async fn a_server_dies(shards: u16) {
@@ -92,6 +92,35 @@ async fn a_primary_without_its_memory_does_not_come_back_over_its_replica() {
     assert!(agents[0].is(Role::Replica).await);
     assert_eq!(agents[1].text(&["GET", "k"]).await, "v");
     assert_eq!(agents[0].view().await.unwrap().keys, 1);
+}
+
+#[tokio::test]
+async fn a_primary_without_its_memory_does_not_come_back_over_a_replica_that_loads_its_copy() {
+    // Waits for a second only where nobody is heard.
+    let flags = &["--hold-seconds", "1"];
+    let mut agents = cluster_with(Persistence::Ephemeral, 1, 1, NODE_TIMEOUT, flags).await;
+    let (primary, replica) = agents.split_at_mut(1);
+    let (primary, replica) = (&mut primary[0], &mut replica[0]);
+    const COUNT: usize = 2000;
+    fill(primary, COUNT, 100).await;
+    copy_slowly(primary, replica, 0, 3000).await;
+    until("the replica loads", async || {
+        replica.probe().await.is_loading()
+    })
+    .await;
+    let started = Instant::now();
+    primary.crash().await;
+    primary.spawn();
+    until("the replica has taken over", async || {
+        replica.is(Role::Primary).await
+    })
+    .await;
+    let took = started.elapsed();
+    assert!(took > Duration::from_secs(3), "{took:?}: proves nothing");
+    assert_eq!(replica.view().await.unwrap().keys, COUNT as u64);
+    primary.until_ready().await;
+    assert!(primary.is(Role::Replica).await);
+    assert!(primary.log().contains("has loaded its data and taken over"));
 }
 
 #[tokio::test]
@@ -186,4 +215,34 @@ async fn a_failover_is_news_to_whoever_listens_to_the_agents() {
     assert!(one > heard[0] && other > heard[1]);
     let took = started.elapsed();
     assert!(took < Duration::from_secs(2), "{took:?}");
+}
+
+#[tokio::test]
+async fn a_copy_that_was_received_long_ago_does_not_come_back_as_data() {
+    // In the end nobody is left to be waited for.
+    let flags = &["--hold-seconds", "1"];
+    let mut agents = cluster_with(Persistence::Ephemeral, 1, 1, NODE_TIMEOUT, flags).await;
+    agents[0].text(&["SET", "k", "old"]).await;
+    // It begins with a copy that has the key.
+    let (primary, replica) = agents.split_at_mut(1);
+    copy_slowly(&primary[0], &mut replica[0], 0, 0).await;
+    until("the replica has the key", async || {
+        let view = agents[1].view().await;
+        view.is_some_and(|view| view.link_up && view.keys == 1)
+    })
+    .await;
+    agents[0].terminate();
+    until("the replica has taken over", async || {
+        agents[1].is(Role::Primary).await
+    })
+    .await;
+    assert!(agents[0].wait().success());
+    agents[1].text(&["SET", "k", "new"]).await;
+    // Now nobody has the new value, and nobody else the old one.
+    agents[1].crash().await;
+    agents[1].spawn();
+    until("it serves without a memory", async || {
+        agents[1].try_text(&["EXISTS", "k"]).await == Ok("0".to_owned())
+    })
+    .await;
 }

@@ -6,7 +6,7 @@ use cachecluster_contract::Persistence;
 use cachecluster_redis_admin::fixture::until;
 use cachecluster_topology::{Action, Role};
 
-use crate::cluster::{cluster, cluster_with, fill, run, until_agreed, until_writable};
+use crate::cluster::{cluster, cluster_with, copy_slowly, fill, run, until_agreed, until_writable};
 
 #[tokio::test]
 async fn told_to_stop_a_primary_hands_over_and_nothing_is_lost() {
@@ -90,6 +90,56 @@ async fn told_to_stop_a_primary_waits_for_a_replica_that_is_behind() {
     })
     .await;
     assert_eq!(replica.view().await.unwrap().keys, COUNT as u64);
+}
+
+/// More than a replica is given to read the end of a stream.
+const LONG_COPY: Duration = Duration::from_secs(6);
+
+/// Tells a primary to stop while its only replica copies its data, and expects that it serves on until it can hand over.
+async fn told_to_stop_during_a_copy(save_delay: u32, load_delay: u32) {
+    let mut agents = cluster(Persistence::Ephemeral, 1, 1).await;
+    let (primary, replica) = agents.split_at_mut(1);
+    let (primary, replica) = (&mut primary[0], &mut replica[0]);
+    const COUNT: usize = 3000;
+    fill(primary, COUNT, 100).await;
+    copy_slowly(primary, replica, save_delay, load_delay).await;
+    until("the replica copies", async || {
+        let replicas = primary.text(&["INFO", "replication"]).await;
+        match load_delay {
+            0 => replicas.contains("state=") && !replicas.contains("state=online"),
+            _ => replica.probe().await.is_loading(),
+        }
+    })
+    .await;
+    let started = Instant::now();
+    primary.terminate();
+    until("it is waited for", async || {
+        primary
+            .log()
+            .contains("one copies the data: waiting for it")
+    })
+    .await;
+    primary.text(&["SET", "{bar}meanwhile", "v"]).await;
+    until("the replica has taken over", async || {
+        replica.is(Role::Primary).await
+    })
+    .await;
+    let took = started.elapsed();
+    assert!(took > LONG_COPY, "{took:?}: proves nothing");
+    assert_eq!(replica.view().await.unwrap().keys, COUNT as u64 + 1);
+    assert!(primary.wait().success());
+}
+
+#[tokio::test]
+async fn told_to_stop_while_its_only_replica_is_sent_a_copy_a_primary_serves_until_it_can_hand_over()
+ {
+    told_to_stop_during_a_copy(3000, 0).await;
+}
+
+#[tokio::test]
+async fn told_to_stop_while_its_only_replica_loads_a_copy_a_primary_serves_until_it_can_hand_over()
+{
+    told_to_stop_during_a_copy(0, 3000).await;
 }
 
 #[tokio::test]

@@ -398,7 +398,7 @@ impl Redis {
         let mut probes = cachecluster_redis_admin::observe(&[addr], &password, second).await;
         match probes.remove(0) {
             cachecluster_topology::Probe::Answered(view) => Some(*view),
-            cachecluster_topology::Probe::Silent(_) => None,
+            _ => None,
         }
     }
 }

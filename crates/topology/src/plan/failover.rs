@@ -383,8 +383,7 @@ mod tests {
         sim.kill(0, 0);
         sim.gossip();
         let mut world = sim.world();
-        world.members[0].probe =
-            Probe::Silent("LOADING Redis is loading the dataset in memory".to_owned());
+        world.members[0].probe = Probe::Loading;
         let planned = plan(&world);
         assert_eq!(planned.action, None);
         assert!(planned.waiting[0].contains("is loading"));
@@ -397,17 +396,17 @@ mod tests {
         sim.gossip();
         sim.restart_all(true);
         sim.kill(0, 0);
-        let plan_after = |sim: &mut Sim, why: &str| {
+        let plan_after = |sim: &mut Sim, probe: Probe| {
             // Longer than it is late.
             (0..12).for_each(|_| sim.gossip());
             let mut world = sim.world();
-            world.members[0].probe = Probe::Silent(why.to_owned());
+            world.members[0].probe = probe;
             plan(&world)
         };
-        let loading = plan_after(&mut sim, "LOADING Redis is loading the dataset in memory");
+        let loading = plan_after(&mut sim, Probe::Loading);
         assert_eq!(loading.action, None);
         assert!(loading.waiting[0].contains("is loading"), "{loading:?}");
-        let gone = plan_after(&mut sim, "connection refused");
+        let gone = plan_after(&mut sim, Probe::Silent("connection refused".to_owned()));
         assert!(
             matches!(gone.action, Some(Action::Takeover { .. })),
             "{gone:?}"
