@@ -185,7 +185,20 @@ impl Ctx {
     /// # Errors
     /// When one is not.
     pub(crate) async fn write_keys(&self, cluster: &str, count: u64) -> Result<()> {
-        let report = self.keys(cluster, "write", count).await?;
+        self.write_keys_from(Place::Anywhere, cluster, count).await
+    }
+
+    /// The same, from a client in a place.
+    ///
+    /// # Errors
+    /// When one is not.
+    pub(crate) async fn write_keys_from(
+        &self,
+        place: Place<'_>,
+        cluster: &str,
+        count: u64,
+    ) -> Result<()> {
+        let report = self.keys(cluster, "write", count, place).await?;
         if report.present != count {
             bail!("writing {count} keys to {cluster}: {report:?}");
         }
@@ -197,17 +210,24 @@ impl Ctx {
     /// # Errors
     /// When a key has another value or there is no answer.
     pub(crate) async fn read_keys(&self, cluster: &str, count: u64) -> Result<KeysReport> {
-        let report = self.keys(cluster, "read", count).await?;
+        let report = self.keys(cluster, "read", count, Place::Anywhere).await?;
         if report.other != 0 {
             bail!("reading {count} keys of {cluster}: {report:?}");
         }
         Ok(report)
     }
 
-    async fn keys(&self, cluster: &str, action: &str, count: u64) -> Result<KeysReport> {
+    async fn keys(
+        &self,
+        cluster: &str,
+        action: &str,
+        count: u64,
+        place: Place<'_>,
+    ) -> Result<KeysReport> {
         let (url, count) = (self.url(cluster), count.to_string());
         let args = ["keys", action, "--url", &url, "--count", &count];
-        self.ask(&args, Duration::from_secs(90)).await
+        let probe = self.probe_as(&args, None, place).await?;
+        probe.report(Duration::from_secs(90)).await
     }
 
     /// Plain Redis clients at a cluster's Services; `primary` asks the Service to the one primary too.
