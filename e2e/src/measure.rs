@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use crate::chaos::fault::{Fault, Kind, Manner, Target};
+use crate::chaos::fault::{Cut, Fault, Kind, Manner, Target};
 use crate::chaos::inject::{Sight, mend};
 use crate::cluster::{Ctx, READY, Settings, small};
 use crate::command::Target as Client;
@@ -63,8 +63,19 @@ enum Event {
     Node(Kind),
     /// To every pod.
     All,
-    /// To the first shard's primary, while the operator is killed again and again.
-    WithoutOperator(Kind),
+    /// The second to the first shard's primary, while the first goes on.
+    During(Kind, Kind),
+}
+
+/// What keeps the data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kept {
+    /// Memory alone.
+    InMemory,
+    /// Volumes.
+    Stored,
+    /// Volumes, of a durable cluster that writes to them before it acknowledges.
+    Always,
 }
 
 /// A fault to measure.
@@ -72,7 +83,7 @@ struct Row {
     name: &'static str,
     event: Event,
     shards: u32,
-    stored: bool,
+    kept: Kept,
     /// How long the fault lasts, in seconds, before it is undone.
     lasts: u64,
     /// How long writers write, in seconds.
@@ -89,7 +100,7 @@ const BASE: Row = Row {
     name: "",
     event: Event::Nothing,
     shards: 3,
-    stored: false,
+    kept: Kept::InMemory,
     lasts: 0,
     writes: 30,
     gap: None,
@@ -147,6 +158,12 @@ fn rows() -> Vec<Row> {
             ..row("node powered off", Event::Node(Kind::PowerOff), Some(1500))
         },
         Row {
+            lasts: 20,
+            writes: 60,
+            failed: None,
+            ..row("node cut off", Event::Node(Kind::Partition), Some(1500))
+        },
+        Row {
             writes: 60,
             whole: Some(20),
             failed: None,
@@ -155,15 +172,22 @@ fn rows() -> Vec<Row> {
         Row {
             writes: 60,
             whole: Some(20),
-            stored: true,
+            kept: Kept::Stored,
             failed: None,
             ..row("every pod deleted, with storage", Event::All, None)
+        },
+        Row {
+            writes: 60,
+            whole: Some(20),
+            kept: Kept::Always,
+            failed: None,
+            ..row("every pod deleted, durable, fsync Always", Event::All, None)
         },
         Row {
             writes: 45,
             ..row(
                 "pod deleted, operator killed in a loop",
-                Event::WithoutOperator(Kind::DeletePod),
+                Event::During(Kind::KillOperatorLoop, Kind::DeletePod),
                 Some(120),
             )
         },
@@ -171,7 +195,15 @@ fn rows() -> Vec<Row> {
             writes: 45,
             ..row(
                 "server killed, operator killed in a loop",
-                Event::WithoutOperator(Kind::KillServer),
+                Event::During(Kind::KillOperatorLoop, Kind::KillServer),
+                Some(250),
+            )
+        },
+        Row {
+            writes: 45,
+            ..row(
+                "server killed, API server away",
+                Event::During(Kind::StopApiServer, Kind::KillServer),
                 Some(250),
             )
         },
@@ -180,9 +212,11 @@ fn rows() -> Vec<Row> {
 
 /// The cache cluster's name.
 const NAME: &str = "measured";
-/// How long the operator is killed again and again.
-const LOOP: Duration = Duration::from_secs(12);
+/// How long what happens meanwhile goes on.
+const MEANWHILE: Duration = Duration::from_secs(12);
 
+/// How long a primary that is cut off may go on acknowledging, in milliseconds: see docs/reliability.md.
+const ISOLATED: i64 = 3_200;
 /// How long a server that is told to stop may go on acknowledging, in milliseconds.
 const STOPPING: i64 = 10_000;
 
@@ -276,14 +310,19 @@ impl Row {
         match self.event {
             Event::Nothing | Event::All => false,
             Event::Primary(kind) => kind.needs_testbed(),
-            Event::Node(_) | Event::WithoutOperator(_) => true,
+            Event::Node(_) | Event::During(..) => true,
         }
     }
 
     fn spec(&self) -> Value {
         let mut spec = small(self.shards, 1);
-        if self.stored {
+        if self.kept != Kept::InMemory {
             spec["storage"] = json!({"size": "128Mi", "onDelete": "Delete"});
+        }
+        if self.kept == Kept::Always {
+            spec["profile"] = json!("Durable");
+            spec["durability"] = json!({"fsync": "Always"});
+            spec["engine"] = json!({"eviction": "noeviction"});
         }
         spec
     }
@@ -353,17 +392,20 @@ impl Row {
                 })
             }
             Event::Primary(kind) => strike(of_primary(kind)).await,
+            Event::Node(Kind::Partition) => {
+                strike(of(Kind::Partition, Target::Link(node, Cut::All))).await
+            }
             Event::Node(kind) => strike(of(kind, Target::Node(node))).await,
             Event::All => strike(of(Kind::DeleteAll, Target::TheOne)).await,
-            Event::WithoutOperator(kind) => {
+            Event::During(other, kind) => {
                 let sight = Sight::of(ctx, NAME).await?;
-                let killing =
-                    inject(ctx, &sight, &of(Kind::KillOperatorLoop, Target::TheOne)).await?;
+                let going_on = inject(ctx, &sight, &of(other, Target::TheOne)).await?;
                 let (start, began) = (std::time::Instant::now(), now_ms());
-                inject(ctx, &sight, &of_primary(kind)).await?;
+                let struck = inject(ctx, &sight, &of_primary(kind)).await;
                 let crash = began..=now_ms();
-                tokio::time::sleep(LOOP).await;
-                killing.now().await?;
+                tokio::time::sleep(MEANWHILE).await;
+                going_on.now().await?;
+                struck?;
                 // Nobody wrote a status before.
                 let before = start.elapsed();
                 let now = std::time::Instant::now();
@@ -379,11 +421,15 @@ impl Row {
             Event::Nothing => return None,
             Event::All => {
                 // Without volumes, nothing is left of what memory held.
-                return (!self.stored).then(|| 0..=crash.end() + STOPPING);
+                return (self.kept == Kept::InMemory).then(|| 0..=crash.end() + STOPPING);
             }
-            Event::Primary(kind) | Event::Node(kind) | Event::WithoutOperator(kind) => kind,
+            Event::Primary(kind) | Event::Node(kind) | Event::During(_, kind) => kind,
         };
-        matches!(kind.manner(), Manner::Crashed | Manner::Cut).then(|| crash.clone())
+        match kind.manner() {
+            Manner::Crashed => Some(crash.clone()),
+            Manner::Cut => Some(*crash.start()..=crash.end() + ISOLATED),
+            Manner::Told | Manner::Guarded | Manner::Spared => None,
+        }
     }
 
     /// What this fault is promised not to do, and did.
@@ -454,12 +500,17 @@ mod tests {
         assert_eq!(broken("server killed", |_| ()), 0);
         assert_eq!(broken("server killed", lose(50_000)), 0);
         assert_eq!(broken("server killed", lose(52_000)), 1);
+        assert_eq!(broken("node cut off", lose(53_000)), 0);
+        assert_eq!(broken("node cut off", lose(55_000)), 1);
         for none in ["no fault", "pod deleted", "node drained"] {
             assert_eq!(broken(none, lose(50_000)), 1, "{none}");
         }
         assert_eq!(broken("every pod deleted", lose(20_000)), 0);
         assert_eq!(broken("every pod deleted", lose(90_000)), 1);
-        assert_eq!(broken("every pod deleted, with storage", lose(20_000)), 1);
+        for kept in ["with storage", "durable, fsync Always"] {
+            let name = format!("every pod deleted, {kept}");
+            assert_eq!(broken(&name, lose(20_000)), 1);
+        }
     }
 
     #[test]

@@ -109,6 +109,10 @@ a CacheCluster goes with it by owner references.
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, watch, patch]
+# An API pod of a node that is gone is marked as not ready, sooner than Kubernetes does it.
+- apiGroups: [""]
+  resources: [pods/status]
+  verbs: [patch]
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [get, list, watch, create, patch]

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use cachecluster_contract::report::Volume;
+use cachecluster_redis_admin::Connection;
 use cachecluster_telemetry::Readiness;
 use cachecluster_topology::Role;
 use tokio::sync::watch;
@@ -39,6 +40,7 @@ pub struct Board(Arc<Notes>);
 struct Notes {
     phase: watch::Sender<Phase>,
     sample: watch::Sender<Option<Arc<Sample>>>,
+    line: watch::Sender<Option<Connection>>,
     readiness: Readiness,
     liveness: Readiness,
     hung: watch::Sender<Option<Instant>>,
@@ -77,6 +79,7 @@ impl Board {
         Self(Arc::new(Notes {
             phase: watch::Sender::new(Phase::Down("the server is not started yet".to_owned())),
             sample: watch::Sender::new(None),
+            line: watch::Sender::new(None),
             readiness: Readiness::not_ready("the server is not started yet"),
             liveness,
             hung: watch::Sender::new(None),
@@ -154,6 +157,17 @@ impl Board {
     #[must_use]
     pub fn sample(&self) -> Option<Arc<Sample>> {
         self.0.sample.borrow().clone()
+    }
+
+    /// Gives to all the connection over which the server answered last.
+    pub fn put_line(&self, line: Connection) {
+        self.0.line.send_replace(Some(line));
+    }
+
+    /// A connection over which the server answered: for when it takes no further one.
+    #[must_use]
+    pub fn line(&self) -> Option<Connection> {
+        self.0.line.borrow().clone()
     }
 
     /// What `/readyz` answers.

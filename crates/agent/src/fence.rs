@@ -25,7 +25,7 @@ use crate::settings::Settings;
 
 /// How long the data directory may take to keep or to lose the file.
 const KEEPING: Duration = Duration::from_secs(2);
-/// How long whoever does not show the password waits for the answer, and everybody who asks meanwhile is sent away.
+/// How long whoever does not show the password waits for the answer, and others of his kind are sent away.
 const SLOWLY: Duration = Duration::from_millis(200);
 /// Least time between two lines of the log about such.
 const TELLING: Duration = Duration::from_secs(1);
@@ -191,7 +191,7 @@ struct Gate {
     fence: Fence,
     board: Board,
     credentials: Arc<str>,
-    /// Attempts are looked at one at a time: whoever guesses is slowed down however often he asks at once.
+    /// Wrong attempts are answered one at a time, and cost no more than that. Guesses are as many as Redis itself takes.
     turn: Arc<Semaphore>,
     wrong: Arc<Wrong>,
 }
@@ -229,12 +229,8 @@ pub fn routes(settings: &Settings, board: &Board, fence: &Fence) -> Router {
 
 impl Gate {
     /// # Errors
-    /// The answer to whoever does not show the password, or asks while another is looked at.
+    /// The answer to whoever does not show the password.
     async fn admit(&self, headers: &HeaderMap) -> Result<(), StatusCode> {
-        let _turn = self
-            .turn
-            .try_acquire()
-            .map_err(|_| StatusCode::TOO_MANY_REQUESTS)?;
         // How long the comparison takes tells nothing of where the two differ.
         let is_right = headers
             .get(fence::HEADER)
@@ -243,6 +239,10 @@ impl Gate {
             return Ok(());
         }
         self.wrong.note();
+        let _turn = self
+            .turn
+            .try_acquire()
+            .map_err(|_| StatusCode::TOO_MANY_REQUESTS)?;
         tokio::time::sleep(SLOWLY).await;
         Err(StatusCode::UNAUTHORIZED)
     }

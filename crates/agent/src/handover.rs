@@ -1,5 +1,6 @@
 //! Before a primary stops, its best replica becomes the primary: without loss, and in about a tenth of a second.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ const LOOK: Duration = Duration::from_millis(500);
 const PROMOTION: Duration = Duration::from_secs(1);
 /// How long a replica's first copy of the data is waited for, while the own server serves on. With all that may follow, it
 /// is less than the minute that Kubernetes leaves to a pod.
-const FIRST_COPY: Duration = Duration::from_secs(35);
+const FIRST_COPY: Duration = Duration::from_secs(30);
 /// Time between two looks at a copy.
 const COPY_POLL: Duration = Duration::from_millis(100);
 /// How long the own server may take to hear of it.
@@ -38,7 +39,7 @@ pub enum Outcome {
     Nothing,
     /// The own server does not answer.
     Silent,
-    /// It has no replica whose link is up, and none that copies its data, or not soon enough.
+    /// It has no replica whose link is up.
     NoReplica,
     /// A replica is the primary now, and the own server follows it.
     Done {
@@ -50,33 +51,20 @@ pub enum Outcome {
 }
 
 /// Hands the own server's slots to its best replica, if it has slots and a replica.
-pub async fn hand_over(settings: &Settings) -> Outcome {
+pub async fn hand_over(settings: &Settings, board: &Board) -> Outcome {
     let started = Instant::now();
-    let own = connect(own_address(settings), &settings.password, LOOK).await;
-    let Ok(mut own) = own else {
+    let Some(mut own) = reach(settings, board).await else {
         return Outcome::Silent;
     };
-    let mut told = false;
-    let replica = loop {
-        let Some((info, view)) = look(&mut own).await else {
-            return Outcome::Silent;
-        };
-        if view.role != Role::Primary || view.slots.is_empty() {
-            return Outcome::Nothing;
-        }
-        let replicas = ask_replicas(settings, &info, &view).await;
-        if let Some((replica, _)) = best(&replicas, &view) {
-            break replica;
-        }
-        let copying = info.is_copied() || replicas.iter().any(|(_, probe)| probe.is_loading());
-        if !copying || started.elapsed() >= FIRST_COPY {
-            return Outcome::NoReplica;
-        }
-        if !told {
-            tracing::info!("no replica is in step, and one copies the data: waiting for it");
-            told = true;
-        }
-        tokio::time::sleep(COPY_POLL).await;
+    let Some((info, view)) = look(&mut own).await else {
+        return Outcome::Silent;
+    };
+    if !serves(&view) {
+        return Outcome::Nothing;
+    }
+    let replicas = ask_replicas(settings, &info, &view).await;
+    let Some((replica, _)) = best(&replicas, &view) else {
+        return Outcome::NoReplica;
     };
     tracing::info!(replica = replica.name, "handing over");
     let action = Action::Failover { replica };
@@ -101,13 +89,50 @@ pub async fn hand_over(settings: &Settings) -> Outcome {
     }
 }
 
+/// While no replica of the own server is in step, and one copies its data, waits for that one, for a bounded time; the
+/// server serves meanwhile.
+pub async fn await_copy(settings: &Settings, board: &Board) {
+    let waiting = async {
+        let mut own = reach(settings, board).await?;
+        let mut copying = BTreeSet::new();
+        let mut told = false;
+        loop {
+            let (info, view) = look(&mut own).await?;
+            if !serves(&view) {
+                return None;
+            }
+            let replicas = ask_replicas(settings, &info, &view).await;
+            if best(&replicas, &view).is_some() {
+                return Some(());
+            }
+            copying.extend(info.copying());
+            let loading = replicas.iter().filter(|(_, probe)| probe.is_loading());
+            copying.extend(loading.map(|(addr, _)| *addr));
+            // Between one part of it and the next, and while it throws away what it had, it may not answer.
+            if !info.replicas().any(|addr| copying.contains(&addr)) {
+                return None;
+            }
+            if !told {
+                tracing::info!("no replica is in step, and one copies the data: waiting for it");
+                told = true;
+            }
+            tokio::time::sleep(COPY_POLL).await;
+        }
+    };
+    if tokio::time::timeout(FIRST_COPY, waiting).await.is_err() {
+        tracing::warn!("no replica has copied the data in time");
+    }
+}
+
+fn serves(view: &NodeView) -> bool {
+    view.role == Role::Primary && !view.slots.is_empty()
+}
+
 /// Makes the own server, which is about to stop without having handed over, accept no more writes, and waits until a
 /// replica that listens to it has them all. How far they went is on the board then, for the choice of a successor.
 pub async fn quiesce(settings: &Settings, board: &Board) {
     let quieting = async {
-        let mut own = connect(own_address(settings), &settings.password, LOOK)
-            .await
-            .ok()?;
+        let mut own = reach(settings, board).await?;
         let paused = own.text(&["CLIENT", "PAUSE", LAST_PAUSE, "WRITE"]).await;
         paused.ok()?;
         let last = sample::take(&mut own).await.ok()?;
@@ -129,6 +154,12 @@ pub async fn quiesce(settings: &Settings, board: &Board) {
         Ok(None) => {}
         Err(_) => tracing::warn!("no replica has caught up"),
     }
+}
+
+/// A connection to the own server; one that takes no more clients is reached over the one that was open before.
+async fn reach(settings: &Settings, board: &Board) -> Option<Connection> {
+    let new = connect(own_address(settings), &settings.password, LOOK).await;
+    new.ok().or_else(|| board.line())
 }
 
 /// What the own server says of itself. `None` when it says nothing.

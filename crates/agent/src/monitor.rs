@@ -51,6 +51,9 @@ pub async fn run(settings: Settings, board: Board, ended: CancellationToken) {
                         send_away(&mut connection).await;
                     }
                     board.put_sample(sample);
+                    if let Some(open) = &connection {
+                        board.put_line(open.clone());
+                    }
                     state
                 }
                 Err(unheard) => {

@@ -71,17 +71,14 @@ impl Info {
 
     /// Where the connected replicas are. A primary knows its replication links at once, while gossip takes a moment.
     pub fn replicas(&self) -> impl Iterator<Item = (IpAddr, u16)> {
-        self.connected().filter_map(|replica| {
-            let ip = part(replica, "ip")?.parse().ok()?;
-            Some((ip, part(replica, "port")?.parse().ok()?))
-        })
+        self.connected().filter_map(address)
     }
 
-    /// Whether a connected replica is still being sent a copy of the data set, or waits for it to begin.
-    #[must_use]
-    pub fn is_copied(&self) -> bool {
+    /// Where the connected replicas are that are still being sent a copy of the data set, or wait for it to begin.
+    pub fn copying(&self) -> impl Iterator<Item = (IpAddr, u16)> {
         self.connected()
-            .any(|replica| part(replica, "state").is_some_and(|state| state != "online"))
+            .filter(|replica| part(replica, "state").is_some_and(|state| state != "online"))
+            .filter_map(address)
     }
 
     /// Connected replicas as their primary lists them: `slave0:ip=…,port=…,state=online,offset=…`.
@@ -89,6 +86,12 @@ impl Info {
         (0..self.number::<u32>("connected_slaves").unwrap_or(0))
             .filter_map(|i| self.text(&format!("slave{i}")))
     }
+}
+
+/// Of a replica, as its primary lists it.
+fn address(replica: &str) -> Option<(IpAddr, u16)> {
+    let ip = part(replica, "ip")?.parse().ok()?;
+    Some((ip, part(replica, "port")?.parse().ok()?))
 }
 
 /// The value of `name` in `a=1,b=2`.
@@ -157,10 +160,11 @@ mod tests {
         assert_eq!(info.keys(), 14);
         assert_eq!(info.acknowledged().collect::<Vec<_>>(), [90, 70]);
         assert_eq!(info.replicas().count(), 2);
-        assert!(!info.is_copied());
+        assert_eq!(info.copying().count(), 0);
         let copied =
             "connected_slaves:1\r\nslave0:ip=10.0.0.1,port=6379,state=send_bulk,offset=0,lag=0\r\n";
-        assert!(Info::parse(copied).is_copied());
+        let copying = Some(([10, 0, 0, 1].into(), 6379));
+        assert_eq!(Info::parse(copied).copying().next(), copying);
         assert_eq!(info.replicas().last(), Some(([10, 0, 0, 2].into(), 6379)));
         assert!(!info.loading());
     }

@@ -63,6 +63,7 @@ pub async fn settle(
         elapsed: Duration::ZERO,
         unseen: Duration::ZERO,
         votes_in_vain,
+        everywhere: false,
     };
     let mut addrs = fallen.replicas.clone();
     let mut patience = FIRST_LOOK;
@@ -74,7 +75,7 @@ pub async fn settle(
         }
         tried.elapsed = started.elapsed();
         tried.unseen = seen.elapsed();
-        let step = decide(fallen, &sight.peers, tried, hold);
+        let step = decide(fallen, &sight, tried, hold);
         if let Some(words) = awaited(fallen, &sight, &step)
             && words != told
         {
@@ -119,6 +120,7 @@ pub async fn settle(
         addrs.extend(resolve(settings).await);
         addrs.sort_unstable();
         addrs.dedup();
+        tried.everywhere = true;
         patience = LOOK;
         tokio::time::sleep(pause).await;
     }

@@ -1,5 +1,6 @@
 //! The life of the server, from the agent's start to its end.
 
+use std::fs;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -13,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::board::{Board, Phase};
 use crate::config::{self, ConfigError};
 use crate::fence::Fence;
-use crate::handover::{Outcome, hand_over, quiesce};
+use crate::handover::{Outcome, await_copy, hand_over, quiesce};
 use crate::sample::Sample;
 use crate::server::Server;
 use crate::settings::Settings;
@@ -29,6 +30,9 @@ const STEADY: Duration = Duration::from_secs(30);
 const FUTILE_STARTS: u32 = 5;
 /// Pause after a futile start; doubles each time.
 const BACKOFF: Duration = Duration::from_millis(200);
+/// Where a replica keeps a copy that it receives until it has loaded it: the server's own default, which users may not
+/// change.
+const COPY: &str = "dump.rdb";
 /// What is said of a server that the system killed for want of memory.
 const STARVED: &str = "the system killed the server for want of memory";
 
@@ -96,7 +100,12 @@ pub async fn run(
             () = fence.raised() => End::Fenced,
             () = told.cancelled() => End::Told,
         };
+        if let End::Told | End::Fenced = end {
+            // Until then it is at work like any other.
+            await_copy(settings, board).await;
+        }
         last = board.sample();
+        let by_itself = matches!(end, End::Exited(_));
         let status = match end {
             End::Told => {
                 board.enter(Phase::Stopping);
@@ -125,7 +134,9 @@ pub async fn run(
             true => STARVED.to_owned(),
             false => format!("the server ended: {status}"),
         }));
-        futile = futile_starts(futile, last.is_some(), start.elapsed());
+        // Somebody's kill says nothing of the server.
+        let struck = by_itself && !starved && status.signal() == Some(Signal::SIGKILL as i32);
+        futile = futile_starts(futile, last.is_some(), struck, start.elapsed());
         if futile == FUTILE_STARTS {
             let words = match starved {
                 true => STARVED.to_owned(),
@@ -153,10 +164,11 @@ async fn stay_down_or_leave(board: &Board, fence: &Fence, told: &CancellationTok
 }
 
 /// How many starts in a row were futile, after one more run.
-fn futile_starts(before: u32, answered: bool, lived: Duration) -> u32 {
-    match answered && lived >= STEADY {
-        true => 0,
-        false => before + 1,
+fn futile_starts(before: u32, answered: bool, struck: bool, lived: Duration) -> u32 {
+    match answered {
+        true if lived >= STEADY => 0,
+        true if struck => before,
+        _ => before + 1,
     }
 }
 
@@ -213,13 +225,23 @@ async fn settle(
     };
     let release = succession::settle(settings, &fallen, settings.hold, false, tell).await;
     let millis = started.elapsed().as_millis();
-    match (release, persistence) {
-        (Release::TimeOut, Persistence::Ephemeral) => tracing::warn!(
+    match release {
+        Release::TimeOut => tracing::warn!(
             millis,
             slots = fallen.slots.len(),
             "no replica with data could be reached: starting empty"
         ),
         _ => tracing::info!(millis, ?release, "the server may start"),
+    }
+    if persistence == Persistence::Ephemeral {
+        // A copy that it received, and that it was killed over before it could remove it, is no data of a primary.
+        let copy = settings.data_dir.join(COPY);
+        match fs::remove_file(copy) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(SuperviseError::Io("cannot remove an old copy", error));
+            }
+            _ => {}
+        }
     }
     Ok(())
 }
@@ -230,7 +252,7 @@ async fn stop(
     board: &Board,
     mut server: Server,
 ) -> Result<(), SuperviseError> {
-    let outcome = hand_over(settings).await;
+    let outcome = hand_over(settings, board).await;
     if let Outcome::Done { took } = outcome {
         tracing::info!(millis = took.as_millis(), "a replica is the primary now");
     } else {
@@ -250,8 +272,11 @@ async fn stop(
     // Now that the server is down, a replica may be promoted without its consent, and without votes. One that had nothing
     // to hand over may have become the primary since: its file tells.
     let persistence = settings.cluster.persistence;
-    let fallen = Fallen::read(&settings.data_dir, persistence, board.sample().as_deref())
-        .map_err(|error| SuperviseError::Io("cannot read nodes.conf", error))?;
+    let fallen = Fallen::read(&settings.data_dir, persistence, board.sample().as_deref());
+    let fallen = fallen.unwrap_or_else(|error| {
+        tracing::error!(%error, "cannot read nodes.conf");
+        None
+    });
     if let Some(fallen) = fallen {
         let in_vain = outcome == Outcome::Failed;
         let tell = |words: &str| tracing::info!(until = words, "this pod stays for a moment");
@@ -268,8 +293,11 @@ mod tests {
 
     #[test]
     fn only_a_server_that_lived_for_a_while_starts_the_count_anew() {
-        assert_eq!(futile_starts(3, true, STEADY), 0);
-        assert_eq!(futile_starts(3, true, Duration::from_secs(1)), 4);
-        assert_eq!(futile_starts(3, false, STEADY), 4);
+        let short = Duration::from_secs(1);
+        assert_eq!(futile_starts(3, true, false, STEADY), 0);
+        assert_eq!(futile_starts(3, true, false, short), 4);
+        assert_eq!(futile_starts(3, false, false, STEADY), 4);
+        assert_eq!(futile_starts(3, true, true, short), 3);
+        assert_eq!(futile_starts(3, false, true, short), 4);
     }
 }

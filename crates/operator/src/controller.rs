@@ -10,6 +10,7 @@
 //! | `statefulsets.apps`, `deployments.apps`, `services`, `configmaps`, `serviceaccounts`, `poddisruptionbudgets.policy`, `networkpolicies.networking.k8s.io` | get, list, watch, create, patch |
 //! | `secrets` | get, list, watch, create, patch |
 //! | `pods` | list, watch, patch |
+//! | `pods/status` | patch |
 //! | `pods/eviction`, `nodes`, where all namespaces are watched | create, list |
 //! | `events.events.k8s.io` | create, patch |
 //! | `leases.coordination.k8s.io`, in its own namespace | get, create, patch |

@@ -15,6 +15,7 @@ use crate::reconcile::observe::OutOfStep;
 use crate::reconcile::relocate::Relocations;
 use crate::reconcile::report::Reports;
 use crate::reconcile::validate::Rejection;
+use crate::reconcile::withdraw::Withdrawals;
 
 /// Memory of all clusters, by UID.
 #[derive(Default)]
@@ -45,6 +46,8 @@ pub struct ClusterMemory {
     pub handovers: Handovers,
     /// When pods were found to be placed badly, and tries to change that.
     pub relocations: Relocations,
+    /// API pods that were taken out of service.
+    pub withdrawals: Withdrawals,
     /// Passes that failed in a row.
     pub failures: u32,
 }

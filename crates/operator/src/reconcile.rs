@@ -17,6 +17,7 @@ pub mod relocate;
 pub mod report;
 pub mod status;
 pub mod validate;
+pub mod withdraw;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -249,8 +250,12 @@ async fn pass(
         memory.handovers.tried(&plan, success, now);
         // Have a pod placed anew whose place does no good. (client)
         if relieve {
-            relocate::relocate(cluster, &valid, &plan, context).await;
+            let relocations = &mut memory.relocations;
+            relocate::relocate(cluster, &valid, &plan, context, relocations).await;
         }
+        // Have no requests sent to machines that are gone. (client)
+        let withdrawals = &mut memory.withdrawals;
+        withdraw::withdraw(cluster, &valid, &observed, context, withdrawals).await;
         (applied, marked, executed)
     };
     // Have the servers stopped, or not any more, that the user names. No step is held up by that. (agents)

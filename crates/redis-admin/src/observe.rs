@@ -8,7 +8,7 @@ use futures::StreamExt;
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
 use crate::Password;
-use crate::connect::{Connection, connect};
+use crate::connect::{Connection, connect, is_refusal};
 
 /// How many nodes are asked at the same time: bounds sockets and memory of one pass, and is more than most clusters have.
 const SIDE_BY_SIDE: usize = 64;
@@ -30,6 +30,7 @@ pub async fn probe(addr: (IpAddr, u16), password: &Password, deadline: Duration)
     match tokio::time::timeout(deadline, asked).await {
         Ok(Ok(view)) => Probe::Answered(Box::new(view)),
         Ok(Err(Unseen::Loads)) => Probe::Loading,
+        Ok(Err(Unseen::Refuses(words))) => Probe::Refused(words),
         Ok(Err(Unseen::Because(reason))) => Probe::Silent(reason),
         Err(_) => Probe::Silent(format!("no answer within {} ms", deadline.as_millis())),
     }
@@ -41,6 +42,9 @@ pub(crate) enum Unseen {
     /// The server says nothing else meanwhile.
     #[error("it is loading its data set")]
     Loads,
+    /// The server lives.
+    #[error("it refuses: {0}")]
+    Refuses(String),
     #[error("{0}")]
     Because(String),
 }
@@ -49,6 +53,8 @@ impl Unseen {
     fn of(error: RedisError) -> Self {
         match error.kind() {
             ErrorKind::Server(ServerErrorKind::BusyLoading) => Self::Loads,
+            ErrorKind::AuthenticationFailed => Self::Because(error.to_string()),
+            _ if is_refusal(&error) => Self::Refuses(error.to_string()),
             _ => Self::Because(error.to_string()),
         }
     }
@@ -68,6 +74,7 @@ pub(crate) async fn view(connection: &mut Connection) -> Result<NodeView, Unseen
     for (question, answer) in QUESTIONS.iter().zip(answers) {
         let answer = answer.map_err(|error| match Unseen::of(error) {
             Unseen::Loads => Unseen::Loads,
+            Unseen::Refuses(why) => Unseen::Refuses(format!("{}: {why}", question.join(" "))),
             Unseen::Because(why) => Unseen::Because(format!("{}: {why}", question.join(" "))),
         });
         texts.push(answer?);

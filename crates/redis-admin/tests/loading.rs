@@ -41,3 +41,26 @@ async fn a_loading_server_is_told_from_a_ready_one() {
     // It may not have its port yet, or be silent between two events.
     assert!(loads.get() > 0, "{:?}", otherwise.into_inner());
 }
+
+#[tokio::test]
+async fn a_server_that_a_script_keeps_busy_refuses_and_is_not_silent() {
+    let server = Server::start_with(&["--busy-reply-threshold", "10"]).await;
+    let mut connection = server.connect().await.unwrap();
+    let script = tokio::spawn(async move {
+        let endless = ["EVAL", "while true do end", "0"];
+        connection.text(&endless).await
+    });
+    let patience = Duration::from_secs(1);
+    until("the server refuses", async || {
+        let probe = probe(server.addr(), &password(), patience).await;
+        matches!(probe, Probe::Refused(words) if words.contains("BUSY"))
+    })
+    .await;
+    server.text(&["SCRIPT", "KILL"]).await;
+    assert!(script.await.unwrap().is_err());
+    until("it answers again", async || {
+        let probe = probe(server.addr(), &password(), patience).await;
+        probe.view().is_some()
+    })
+    .await;
+}

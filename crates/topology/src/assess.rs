@@ -163,6 +163,7 @@ fn assess_shard(roster: &Roster<'_>, index: u32) -> ShardHealth {
         .map(|m| match &m.probe {
             Probe::Silent(why) => format!("{} is silent ({why})", m.name),
             Probe::Loading => format!("{} is loading its data set", m.name),
+            Probe::Refused(why) => format!("{} gives no account of itself ({why})", m.name),
             Probe::Answered(_) => format!("{} has no address", m.name),
         })
         .collect();

@@ -245,6 +245,9 @@ pub enum Probe {
     Answered(Box<NodeView>),
     /// It is alive, and says no more while it loads its data set.
     Loading,
+    /// It is alive, and gives no account for another reason: a script keeps it busy, or it takes no more clients. The text is
+    /// what it says. (A password that is not its own proves nothing about who it is, and is silence.)
+    Refused(String),
     /// It did not, within the deadline; the text says how. This is data, not an error.
     Silent(String),
 }
@@ -256,7 +259,7 @@ impl Probe {
         match self {
             Self::Answered(view) => view.loading,
             Self::Loading => true,
-            Self::Silent(_) => false,
+            Self::Refused(_) | Self::Silent(_) => false,
         }
     }
 
@@ -265,7 +268,7 @@ impl Probe {
     pub fn view(&self) -> Option<&NodeView> {
         match self {
             Self::Answered(view) => Some(view),
-            Self::Loading | Self::Silent(_) => None,
+            Self::Loading | Self::Refused(_) | Self::Silent(_) => None,
         }
     }
 }

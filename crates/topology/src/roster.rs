@@ -322,7 +322,11 @@ impl<'w> Roster<'w> {
         let is_kin = |member: &Member| stranger.shard.is_none_or(|shard| shard == member.shard);
         match stranger.member {
             Some(member) => holds(member),
-            None => self.silent().any(|m| holds(m) && is_kin(m)),
+            None => self.silent().any(|m| {
+                let other =
+                    |stranger: &Stranger<'_>| stranger.member.is_some_and(|it| it.name == m.name);
+                holds(m) && is_kin(m) && !self.strangers.iter().any(other)
+            }),
         }
     }
 

@@ -85,17 +85,11 @@ async fn unsafe_promotion(ctx: &Ctx) -> Result<Vec<Figure>> {
     })
     .await?;
     let promoted = start.elapsed();
-    ctx.eventually("the event UnsafePromotion", SOON, async || {
-        let events = [
-            "get",
-            "events.events.k8s.io",
-            "-o",
-            "jsonpath={.items[*].reason}",
-        ];
-        let reasons = ctx.kubectl(&events, SOON).await?;
-        ensure!(reasons.contains("UnsafePromotion"), "{reasons}");
-        Ok(())
-    })
+    // The primary was let go on alone before, and held to its replica again.
+    events(
+        ctx,
+        &["UnsafePromotion", "WritesRelaxed", "WritesTightened"],
+    )
     .await?;
     let withdrawn = format!("{ALLOW_UNSAFE_PROMOTION}-");
     ctx.kubectl(&["annotate", "cachecluster", NAME, &withdrawn], SOON)
@@ -109,6 +103,25 @@ async fn unsafe_promotion(ctx: &Ctx) -> Result<Vec<Figure>> {
         Figure::seconds("promoted when allowed", promoted),
         Figure::count("given up", keys.absent),
     ])
+}
+
+/// Waits for events of these reasons.
+async fn events(ctx: &Ctx, reasons: &[&str]) -> Result<()> {
+    let what = format!("the events {}", reasons.join(", "));
+    ctx.eventually(&what, SOON, async || {
+        let all = [
+            "get",
+            "events.events.k8s.io",
+            "-o",
+            "jsonpath={.items[*].reason}",
+        ];
+        let there = ctx.kubectl(&all, SOON).await?;
+        let there: Vec<&str> = there.split_whitespace().collect();
+        let all_there = reasons.iter().all(|reason| there.contains(reason));
+        ensure!(all_there, "{there:?}");
+        Ok(())
+    })
+    .await
 }
 
 /// Makes the replica miss what `keys` keys hold, loses the primary, and brings the replica back: nobody is promoted. Returns

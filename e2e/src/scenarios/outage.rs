@@ -33,7 +33,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         Scenario::new(
             "operator-away",
             Turn::Last,
-            "every Redis pod is deleted while there is no operator: with storage they serve again without it as far as they find each other, and with it the cluster is whole and has its data",
+            "every Redis pod is deleted while there is no operator: with storage their servers run again without it, and with it the cluster is whole and has its data",
             |ctx| Box::pin(operator_away(ctx)),
         ),
         Scenario::new(

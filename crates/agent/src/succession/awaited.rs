@@ -23,7 +23,7 @@ pub(super) fn awaited(fallen: &Fallen, sight: &Sight, step: &Step) -> Option<Str
         ),
         Step::Look => {
             let loading = followers().filter(|p| p.view.loading).map(|p| p.addr);
-            let loading = list(loading.chain(sight.loading.iter().copied()));
+            let loading = list(loading.chain(sight.mute.iter().copied()));
             let absent = fallen.replicas.iter().map(|addr| SocketAddr::from(*addr));
             let absent = list(absent.filter(|addr| peers.iter().all(|peer| peer.addr != *addr)));
             match (loading.is_empty(), absent.is_empty()) {
@@ -53,9 +53,9 @@ mod tests {
     #[test]
     fn it_names_whom_it_waits_for() {
         let fallen = fallen(Persistence::Ephemeral, Some(7));
-        let sight = |peers: &[Peer], loading: &[SocketAddr]| Sight {
+        let sight = |peers: &[Peer], mute: &[SocketAddr]| Sight {
             peers: peers.to_vec(),
-            loading: loading.to_vec(),
+            mute: mute.to_vec(),
         };
         let said = |peers: &[Peer], step: &Step| {
             let words = awaited(&fallen, &sight(peers, &[]), step);

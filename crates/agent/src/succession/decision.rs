@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use cachecluster_contract::Persistence;
 use cachecluster_topology::{LinkState, NodeRef, NodeView, Role};
 
 use super::fallen::Fallen;
-use super::peer::Peer;
+use super::peer::Sight;
 
 /// How long a replica that is behind waits for a fresher one that has not answered yet, and how long replicas are
 /// given to read to the end of what the fallen server sent.
@@ -53,9 +52,12 @@ pub(super) struct Tried {
     /// Since a replica with data was there last, or since the first look.
     pub(super) unseen: Duration,
     pub(super) votes_in_vain: bool,
+    /// Whether all nodes have been asked whose addresses are known from anywhere, and not the shard's alone.
+    pub(super) everywhere: bool,
 }
 
-pub(super) fn decide(fallen: &Fallen, peers: &[Peer], tried: Tried, hold: Duration) -> Step {
+pub(super) fn decide(fallen: &Fallen, sight: &Sight, tried: Tried, hold: Duration) -> Step {
+    let peers = &sight.peers;
     let followers = || peers.iter().filter(|peer| peer.follows(fallen));
     if fallen.succeeded(peers) {
         // A replica that has not heard of its new primary yet would copy what this node comes back with. It is in
@@ -65,17 +67,16 @@ pub(super) fn decide(fallen: &Fallen, peers: &[Peer], tried: Tried, hold: Durati
             _ => Step::Start(Release::Succeeded),
         };
     }
-    if fallen.replicas.is_empty() && followers().next().is_none() {
-        return Step::Start(Release::NoReplica);
-    }
     let all_answered = fallen
         .replicas
         .iter()
         .all(|addr| peers.iter().any(|peer| peer.addr == (*addr).into()));
-    if all_answered && followers().next().is_none() {
+    // One that follows may be known by name alone, at another address.
+    let nobody = followers().next().is_none() && sight.mute.is_empty();
+    if all_answered && nobody && tried.everywhere {
         return Step::Start(Release::NoReplica);
     }
-    let volume = fallen.persistence == Persistence::Volume;
+    let volume = fallen.has_data();
     if volume && tried.elapsed >= hold {
         return Step::Start(Release::OwnData);
     }
@@ -85,11 +86,14 @@ pub(super) fn decide(fallen: &Fallen, peers: &[Peer], tried: Tried, hold: Durati
         return Step::Drain;
     }
     let waited = all_answered || tried.elapsed >= GRACE;
+    // One that loads may have what the others have missed. Nothing tells so where nobody saw the end.
+    let loads = !sight.mute.is_empty() || followers().any(|peer| peer.view.loading);
+    let patient = loads && fallen.offset.is_some() && tried.elapsed < hold;
     let best = followers()
         .filter(|peer| !peer.view.loading && peer.has_data() && fallen.gives_way_to(peer))
         .max_by_key(|peer| (peer.view.offset, peer.view.id.clone()));
     match best {
-        Some(peer) if waited || fallen.is_matched_by(peer) => {
+        Some(peer) if (waited && !patient) || fallen.is_matched_by(peer) => {
             let way = if tried.votes_in_vain || !majority_lives(fallen, &peer.view) {
                 Way::Alone
             } else {
@@ -124,9 +128,34 @@ fn majority_lives(fallen: &Fallen, replica: &NodeView) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use cachecluster_contract::Persistence;
+
     use super::*;
     use crate::succession::example::{fallen, replica};
+    use crate::succession::peer::Peer;
     use std::time::SystemTime;
+
+    /// As [`super::decide`], where nobody is mute.
+    fn decide(fallen: &Fallen, peers: &[Peer], tried: Tried, hold: Duration) -> Step {
+        decide_all(fallen, peers, &[], tried, hold)
+    }
+
+    fn decide_all(
+        fallen: &Fallen,
+        peers: &[Peer],
+        mute: &[u16],
+        tried: Tried,
+        hold: Duration,
+    ) -> Step {
+        let sight = Sight {
+            peers: peers.to_vec(),
+            mute: mute
+                .iter()
+                .map(|port| ([127, 0, 0, 1], *port).into())
+                .collect(),
+        };
+        super::decide(fallen, &sight, tried, hold)
+    }
 
     const HOLD: Duration = Duration::from_secs(30);
 
@@ -135,6 +164,7 @@ mod tests {
             elapsed,
             unseen: elapsed,
             votes_in_vain: false,
+            everywhere: true,
         }
     }
 
@@ -222,6 +252,7 @@ mod tests {
             elapsed: HOLD * 100,
             unseen: Duration::ZERO,
             votes_in_vain: true,
+            everywhere: true,
         };
         let behind = [replica(11, Some(1), 40, 2)];
         assert_eq!(
@@ -327,5 +358,49 @@ mod tests {
         assert_eq!(promoted(step(40, Some(written))).0, 11);
         // Heard to the end, and did not apply it.
         assert_eq!(step(39, Some(written)), own);
+    }
+
+    #[test]
+    fn one_that_loads_is_waited_for_by_all_but_one_that_has_everything() {
+        let fallen = fallen(Persistence::Ephemeral, Some(50));
+        let behind = [replica(11, Some(1), 40, 2)];
+        let step = |elapsed| decide_all(&fallen, &behind, &[12], after(elapsed), HOLD);
+        assert_eq!(step(GRACE), Step::Look);
+        assert_eq!(promoted(step(HOLD)).0, 11);
+        let matched = [replica(11, Some(1), 50, 2)];
+        let at_once = decide_all(&fallen, &matched, &[12], after(Duration::ZERO), HOLD);
+        assert_eq!(promoted(at_once).0, 11);
+    }
+
+    #[test]
+    fn nobody_is_taken_for_alone_before_all_were_asked() {
+        let alone = Fallen {
+            replicas: Vec::new(),
+            ..fallen(Persistence::Ephemeral, Some(50))
+        };
+        let first = Tried {
+            everywhere: false,
+            ..after(Duration::ZERO)
+        };
+        assert_eq!(decide(&alone, &[], first, HOLD), Step::Look);
+        let then = after(Duration::ZERO);
+        assert_eq!(decide_all(&alone, &[], &[13], then, HOLD), Step::Look);
+        assert_eq!(
+            decide(&alone, &[], then, HOLD),
+            Step::Start(Release::NoReplica)
+        );
+    }
+
+    #[test]
+    fn a_volume_without_a_data_set_is_no_better_than_none() {
+        let wiped = Fallen {
+            written: None,
+            ..fallen(Persistence::Volume, Some(50))
+        };
+        assert_eq!(decide(&wiped, &[], after(GRACE), HOLD), Step::Look);
+        assert_eq!(
+            decide(&wiped, &[], after(HOLD), HOLD),
+            Step::Start(Release::TimeOut)
+        );
     }
 }

@@ -1,5 +1,7 @@
 //! A shard for tests: primary 1 fell, 11 and 12 follow it.
 
+use std::time::SystemTime;
+
 use cachecluster_contract::Persistence;
 use cachecluster_topology::NodeView;
 
@@ -35,7 +37,12 @@ pub(super) fn nodes_conf(others: u8) -> String {
 }
 
 pub(super) fn fallen(persistence: Persistence, offset: Option<u64>) -> Fallen {
-    Fallen::parse(&nodes_conf(2), persistence, offset).unwrap()
+    let fallen = Fallen::parse(&nodes_conf(2), persistence, offset).unwrap();
+    Fallen {
+        // Before anybody listened.
+        written: (persistence == Persistence::Volume).then_some(SystemTime::UNIX_EPOCH),
+        ..fallen
+    }
 }
 
 /// What replica `n` says: that it follows `primary`, or that it is a primary itself.
@@ -66,6 +73,6 @@ pub(super) fn replica(n: u8, primary: Option<u8>, offset: u64, others: u8) -> Pe
     Peer {
         addr: ([127, 0, 0, 1], u16::from(n)).into(),
         view,
-        heard: None,
+        heard: Some(SystemTime::UNIX_EPOCH),
     }
 }

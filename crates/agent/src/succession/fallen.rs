@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use cachecluster_contract::Persistence;
-use cachecluster_topology::{LinkState, NodeId, Role, SlotRanges, parse_nodes};
+use cachecluster_topology::{KnownNode, LinkState, NodeId, Role, SlotRanges, parse_nodes};
 
 use super::peer::Peer;
 use crate::config::NODES_CONF;
@@ -27,9 +27,10 @@ pub struct Fallen {
     pub slots: SlotRanges,
     /// Its configuration epoch.
     pub epoch: u64,
-    /// Its replicas' addresses.
+    /// The addresses of its replicas, and of nodes that may have become its replicas without its knowing: what a new primary
+    /// knows of its former siblings is that they follow the one before it, until they say something else.
     pub replicas: Vec<(IpAddr, u16)>,
-    /// All other nodes' addresses.
+    /// The addresses of other shards' nodes.
     pub others: Vec<(IpAddr, u16)>,
     /// Its replication offset when it was seen last, if this agent saw it.
     pub offset: Option<u64>,
@@ -82,9 +83,16 @@ impl Fallen {
         if me.role != Role::Primary || me.slots.is_empty() {
             return None;
         }
-        let follows_me =
-            |node: &&cachecluster_topology::KnownNode| node.primary == Some(me.id.clone());
-        let (replicas, others): (Vec<_>, Vec<_>) = known.values().partition(follows_me);
+        // A primary that owns nothing was replaced by somebody, or has just come.
+        let is_bare = |node: &KnownNode| node.role == Role::Primary && node.slots.is_empty();
+        let may_follow_me = |node: &&KnownNode| match &node.primary {
+            Some(primary) if *primary == me.id => true,
+            Some(primary) => {
+                node.link != LinkState::Failed && known.get(primary).is_none_or(is_bare)
+            }
+            None => node.link != LinkState::Failed && is_bare(node),
+        };
+        let (replicas, others): (Vec<_>, Vec<_>) = known.values().partition(may_follow_me);
         Some(Self {
             replicas: replicas.iter().filter_map(|node| node.addr).collect(),
             others: others.iter().filter_map(|node| node.addr).collect(),
@@ -97,12 +105,19 @@ impl Fallen {
         })
     }
 
+    /// Whether its data set, or some of it, comes back from disk.
+    pub(super) fn has_data(&self) -> bool {
+        self.persistence == Persistence::Volume && self.written.is_some()
+    }
+
     /// Whether all of its slots are another primary's now, by that one's own account or by that of a node that hears it.
     pub(super) fn succeeded(&self, peers: &[Peer]) -> bool {
         let claims: Vec<&SlotRanges> = peers
             .iter()
             .map(|peer| &peer.view)
             .filter(|view| view.id != self.id && view.role == Role::Primary)
+            // A former primary of these slots may not have heard yet that this one followed it.
+            .filter(|view| view.epoch > self.epoch)
             .map(|view| &view.slots)
             .chain(peers.iter().flat_map(|peer| {
                 peer.view
@@ -153,5 +168,24 @@ mod tests {
         assert_eq!(parse(&text).unwrap().replicas.len(), 2);
         assert_eq!(parse(&text.replace(" 0-99", "")), None);
         assert_eq!(parse("garbage"), None);
+    }
+
+    #[test]
+    fn a_former_sibling_may_follow_by_now_and_a_node_of_another_shard_does_not() {
+        let id = |n: u8| format!("{n:02x}").repeat(20);
+        let line = |n: u8, rest: &str| format!("{} 127.0.0.1:{n}@1 {rest}\n", id(n));
+        let text = [
+            line(1, "myself,master - 0 0 9 connected 0-99"),
+            line(2, "master,fail - 0 0 1 connected"),
+            line(3, &format!("slave {} 0 0 1 connected", id(2))),
+            line(4, "master - 0 0 2 connected 100-199"),
+            line(5, &format!("slave {} 0 0 2 connected", id(4))),
+            // Replaced, and well: it follows in a moment.
+            line(6, "master - 0 0 1 connected"),
+        ];
+        let fallen = Fallen::parse(&text.concat(), Persistence::Ephemeral, None).unwrap();
+        let ports = |addrs: &[(IpAddr, u16)]| addrs.iter().map(|addr| addr.1).collect::<Vec<_>>();
+        assert_eq!(ports(&fallen.replicas), [3, 6]);
+        assert_eq!(ports(&fallen.others), [2, 4, 5]);
     }
 }

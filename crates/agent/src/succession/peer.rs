@@ -18,7 +18,7 @@ const LOOKUP: Duration = Duration::from_millis(500);
 pub(super) struct Peer {
     pub(super) addr: SocketAddr,
     pub(super) view: NodeView,
-    /// For a replica: until when it heard its primary, which is now if it does still. `None` when it has not since it
+    /// For a replica: until when it heard its primary. `None` when it has not since it
     /// was started, or so long ago that it may not be promoted.
     pub(super) heard: Option<SystemTime>,
 }
@@ -39,16 +39,16 @@ impl Peer {
 pub(super) struct Sight {
     /// Those that gave an account of themselves.
     pub(super) peers: Vec<Peer>,
-    /// Where a server loads its data set and says nothing else meanwhile, as most engines do. Nodes that were known to be
-    /// no replicas of the fallen one are left out; of any other it may turn out to be one, with all of the data.
-    pub(super) loading: Vec<SocketAddr>,
+    /// Where a server lives and gives none, because it loads its data set, as most engines do, or is busy. Nodes that were
+    /// known to belong to other shards are left out; of any other it may turn out to be a replica of the fallen one.
+    pub(super) mute: Vec<SocketAddr>,
 }
 
 impl Sight {
     /// Whether data that the fallen node would otherwise come back without are there, or may be.
     pub(super) fn has_data_of(&self, fallen: &Fallen) -> bool {
         let mut followers = self.peers.iter().filter(|peer| peer.follows(fallen));
-        !self.loading.is_empty() || followers.any(Peer::has_data)
+        !self.mute.is_empty() || followers.any(Peer::has_data)
     }
 }
 
@@ -71,10 +71,10 @@ pub(super) async fn look(
                 heard: heard_until(&view, now, limit),
                 view: *view,
             }),
-            Probe::Loading if !fallen.others.contains(addr) => {
-                sight.loading.push((*addr).into());
+            Probe::Loading | Probe::Refused(_) if !fallen.others.contains(addr) => {
+                sight.mute.push((*addr).into());
             }
-            Probe::Loading | Probe::Silent(_) => {}
+            Probe::Loading | Probe::Refused(_) | Probe::Silent(_) => {}
         }
     }
     sight
@@ -87,11 +87,9 @@ fn heard_limit(settings: &Settings, fallen: &Fallen) -> Option<Duration> {
     saw_the_end.then(|| Duration::from_millis(promotable_ms(settings.cluster.node_timeout)))
 }
 
-/// Until when the replica heard its primary, if no longer ago than the limit.
+/// Until when the replica heard its primary, if no longer ago than the limit. A link that is up says nothing: one over which
+/// nothing comes any more stays so for a minute.
 fn heard_until(view: &NodeView, now: SystemTime, limit: Option<Duration>) -> Option<SystemTime> {
-    if view.link_up {
-        return Some(now);
-    }
     let silence = Duration::from_secs(view.standing.unheard_seconds?);
     let heard = now.checked_sub(silence)?;
     limit.is_none_or(|limit| silence <= limit).then_some(heard)
@@ -121,7 +119,8 @@ mod tests {
             heard_until(&view, now, limit.map(Duration::from_secs))
         };
         let seven = Some(now - Duration::from_secs(7));
-        assert_eq!(until(true, Some(1), None), Some(now));
+        assert_eq!(until(true, Some(7), None), seven);
+        assert_eq!(until(true, Some(7), Some(6)), None);
         assert_eq!(until(false, Some(7), None), seven);
         assert_eq!(until(false, Some(7), Some(7)), seven);
         assert_eq!(until(false, Some(7), Some(6)), None);

@@ -99,6 +99,6 @@ fn word(status: StatusCode, body: &[u8]) -> Word {
 fn answered(probe: Probe) -> Option<NodeView> {
     match probe {
         Probe::Answered(view) => Some(*view),
-        Probe::Loading | Probe::Silent(_) => None,
+        Probe::Loading | Probe::Refused(_) | Probe::Silent(_) => None,
     }
 }

@@ -193,7 +193,8 @@ async fn a_server_that_dies_soon_after_each_start_ends_the_agent() {
                 .contains("cachecluster_redis_up 1")
             {
                 let pid = agent.server_pid().await;
-                let _ = kill(pid, Signal::SIGKILL);
+                // As of its own; a kill would be somebody else's doing.
+                let _ = kill(pid, Signal::SIGABRT);
                 until("the agent has noticed", async || {
                     !agent
                         .get("/metrics")
@@ -211,4 +212,23 @@ async fn a_server_that_dies_soon_after_each_start_ends_the_agent() {
         .expect("the agent gives up");
     assert!(!agent.wait().success());
     assert!(agent.log().contains("giving up"), "{}", agent.log());
+}
+
+#[tokio::test]
+async fn a_server_that_somebody_kills_again_and_again_is_started_again_each_time() {
+    let agent = Agent::start(Persistence::Ephemeral, NODE_TIMEOUT);
+    for restarts in 1..=7 {
+        agent.until_answers().await;
+        until("the agent has looked", async || {
+            let metrics = agent.get("/metrics").await.1;
+            metrics.contains("cachecluster_redis_up 1")
+        })
+        .await;
+        kill(agent.server_pid().await, Signal::SIGKILL).unwrap();
+        until("it is started again", async || {
+            let metrics = agent.get("/metrics").await.1;
+            metrics.contains(&format!("cachecluster_redis_restarts_total {restarts}"))
+        })
+        .await;
+    }
 }

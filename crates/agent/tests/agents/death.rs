@@ -96,8 +96,8 @@ async fn a_primary_without_its_memory_does_not_come_back_over_its_replica() {
 
 #[tokio::test]
 async fn a_primary_without_its_memory_does_not_come_back_over_a_replica_that_loads_its_copy() {
-    // Waits for a second only where nobody is heard.
-    let flags = &["--hold-seconds", "1"];
+    // Waits for a second only where nobody is heard; and one that loads for longer does not hang.
+    let flags = &["--hold-seconds", "1", "--hang-limit-ms", "1000"];
     let mut agents = cluster_with(Persistence::Ephemeral, 1, 1, NODE_TIMEOUT, flags).await;
     let (primary, replica) = agents.split_at_mut(1);
     let (primary, replica) = (&mut primary[0], &mut replica[0]);

@@ -92,6 +92,26 @@ async fn told_to_stop_a_primary_waits_for_a_replica_that_is_behind() {
     assert_eq!(replica.view().await.unwrap().keys, COUNT as u64);
 }
 
+#[tokio::test]
+async fn told_to_stop_a_primary_hands_over_also_while_it_takes_no_more_clients() {
+    let agents = cluster(Persistence::Ephemeral, 1, 1).await;
+    let (primary, replica) = (&agents[0], &agents[1]);
+    primary.text(&["SET", "k", "v"]).await;
+    let mut crowd = Vec::new();
+    while primary.connect().await.is_some() {
+        assert!(crowd.len() < 1000, "it takes them all");
+        crowd.push(tokio::net::TcpStream::connect(("127.0.0.1", primary.port)).await);
+    }
+    primary.terminate();
+    until("the replica has taken over", async || {
+        replica.is(Role::Primary).await
+    })
+    .await;
+    let log = primary.log();
+    assert!(log.contains("a replica is the primary now"), "{log}");
+    assert_eq!(replica.text(&["GET", "k"]).await, "v");
+}
+
 /// More than a replica is given to read the end of a stream.
 const LONG_COPY: Duration = Duration::from_secs(6);
 

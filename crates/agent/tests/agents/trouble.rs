@@ -119,3 +119,32 @@ async fn a_save_that_fails_shows_until_one_succeeds_and_stops_no_writes() {
     assert!(volume.size > volume.free && !volume.refused, "{volume:?}");
     assert!(metrics("cachecluster_redis_volume_free_bytes ").await);
 }
+
+#[tokio::test]
+async fn a_full_disk_refuses_writes_and_shows_while_reads_go_on() {
+    let agents = cluster(Persistence::Volume, 1, 0).await;
+    let agent = &agents[0];
+    agent.text(&["SET", "k", "v"]).await;
+    // The next append-only file is on a device that is always full.
+    let next = "data/appendonlydir/appendonly.aof.2.incr.aof";
+    std::os::unix::fs::symlink("/dev/full", agent.dir.path().join(next)).unwrap();
+    agent.text(&["BGREWRITEAOF"]).await;
+    until("writes are refused", async || {
+        let refusal = agent.try_text(&["SET", "other", "v"]).await;
+        refusal.is_err_and(|why| why.contains("No space left"))
+    })
+    .await;
+    assert_eq!(agent.text(&["GET", "k"]).await, "v");
+    assert!(agent.view().await.unwrap().failed_saves.append);
+    until("the volume is told of", async || {
+        let volume = report(agent).await.volume;
+        volume.is_some_and(|volume| volume.refused)
+    })
+    .await;
+    until("the metric says so", async || {
+        let metrics = agent.get("/metrics").await.1;
+        metrics.contains("cachecluster_redis_aof_last_write_ok 0")
+    })
+    .await;
+    assert_eq!(agent.get("/livez").await.0, 200);
+}

@@ -8,8 +8,8 @@ use cachecluster_topology::Role;
 
 use nix::sys::signal::{Signal, kill};
 
-use crate::agent::Agent;
-use crate::cluster::{cluster_with, until_agreed, until_writable};
+use crate::agent::{Agent, NODE_TIMEOUT};
+use crate::cluster::{cluster, cluster_with, until_agreed, until_writable};
 
 /// Milliseconds.
 const FAR: u64 = 15_000;
@@ -247,4 +247,32 @@ async fn two_replicas(has_its_agent: bool) {
     })
     .await;
     assert!(has_its_agent || stale.log().contains("goes first"));
+}
+
+#[tokio::test]
+async fn where_no_agent_acts_the_other_primaries_time_out_and_votes_replace_a_primary() {
+    let agents = cluster(Persistence::Ephemeral, 3, 1).await;
+    let (primary, replica) = (&agents[0], &agents[3]);
+    let mut writing = primary.connect().await.unwrap();
+    writing.text(&["SET", KEY, "v"]).await.unwrap();
+    assert_eq!(writing.text(&["WAIT", "1", "2000"]).await.unwrap(), "1");
+    let server = primary.server_pid().await;
+    let send = |signal| {
+        for agent in &agents {
+            kill(agent.pid(), signal).unwrap();
+        }
+    };
+    send(Signal::SIGSTOP);
+    kill(server, Signal::SIGKILL).unwrap();
+    let took = until_writable(replica, OTHER).await;
+    println!("all agents stopped, server killed: writable after {took:?}");
+    assert!(
+        took >= Duration::from_millis(NODE_TIMEOUT / 2),
+        "{took:?}: proves nothing"
+    );
+    assert!(took < Duration::from_millis(3 * NODE_TIMEOUT), "{took:?}");
+    assert_eq!(replica.text(&["GET", KEY]).await, "v");
+    send(Signal::SIGCONT);
+    primary.until_ready().await;
+    assert!(primary.is(Role::Replica).await);
 }

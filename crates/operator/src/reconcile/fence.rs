@@ -320,8 +320,10 @@ impl Order {
                 return serde_json::from_slice(&body)
                     .map_err(|_| Trouble::Unclear("in another language".to_owned()));
             }
-            StatusCode::UNAUTHORIZED => Trouble::Refused("refuses the password"),
-            StatusCode::TOO_MANY_REQUESTS => Trouble::Refused("is asked by others just now"),
+            // The second when others show a wrong one just now.
+            StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS => {
+                Trouble::Refused("refuses the password")
+            }
             StatusCode::NOT_FOUND => {
                 Trouble::Refused("is too old for that: delete the pod, and a newer one comes")
             }

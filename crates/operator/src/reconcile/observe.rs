@@ -126,7 +126,7 @@ pub async fn observe(
         let addrs: Vec<_> = members.iter().map(|member| member.addr).collect();
         let answers = |probes: &[Probe]| {
             let mut probes = probes.iter();
-            probes.any(|probe| matches!(probe, Probe::Answered(_)))
+            probes.any(|probe| matches!(probe, Probe::Answered(_) | Probe::Loading))
         };
         let mut probes = cachecluster_redis_admin::observe(&addrs, password, PROBE).await;
         let mut proven = answers(&probes);
@@ -165,7 +165,7 @@ pub async fn observe(
         }
         for (member, probe) in members.iter_mut().zip(probes) {
             // The kubelet tells a moment later what the server says itself.
-            if member.presence == Presence::Starting && matches!(probe, Probe::Answered(_)) {
+            if member.presence == Presence::Starting && !matches!(probe, Probe::Silent(_)) {
                 member.presence = Presence::Running;
             }
             member.probe = probe;

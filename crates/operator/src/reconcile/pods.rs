@@ -194,7 +194,9 @@ fn words(text: &str) -> Vec<&str> {
         .collect()
 }
 
-fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a PodCondition> {
+/// The pod's condition of a type.
+#[must_use]
+pub fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a PodCondition> {
     pod.status
         .as_ref()?
         .conditions

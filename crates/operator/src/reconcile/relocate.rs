@@ -4,6 +4,7 @@
 //! The pod is evicted, as a drain would, so that budgets count; where the new one goes is the scheduler's choice. All that
 //! is remembered is in the operator's memory; losing it costs one more try.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cachecluster_crd::CacheCluster;
@@ -26,6 +27,9 @@ const FIRST_PAUSE: Duration = Duration::from_secs(30);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 /// Longest time for all requests of one try.
 const DEADLINE: Duration = Duration::from_secs(5);
+/// How often pods are evicted for the sake of one machine, as long as the crowd lasts: where the scheduler has had its way
+/// so often, it has its reasons.
+const MOST_TRIES: u32 = 3;
 /// Machines that are read at once.
 const PAGE: u32 = 250;
 
@@ -38,6 +42,8 @@ pub struct Relocations {
     tries: u32,
     /// No further one before.
     paused: Option<Instant>,
+    /// How many pods were evicted to go to each machine, and the crowd lasts.
+    evicted: BTreeMap<String, u32>,
 }
 
 impl Relocations {
@@ -63,6 +69,18 @@ impl Relocations {
         self.paused = Some(now + pause.min(LONGEST_PAUSE));
         true
     }
+
+    /// Whether pods may be evicted to go to a machine once more.
+    fn may_try(&self, machine: &str) -> bool {
+        self.evicted
+            .get(machine)
+            .is_none_or(|count| *count < MOST_TRIES)
+    }
+
+    /// One was.
+    fn tried(&mut self, machine: &str) {
+        *self.evicted.entry(machine.to_owned()).or_default() += 1;
+    }
 }
 
 /// Evicts one replica, if a machine is free on which it would relieve the crowd. Nothing else waits for this or depends on
@@ -72,12 +90,13 @@ pub async fn relocate(
     cluster: &ValidatedCluster,
     plan: &Plan,
     context: &Context,
+    memory: &mut Relocations,
 ) {
     let Some(crowd) = &plan.crowd else {
         return;
     };
     let (namespace, name) = (&cluster.namespace, &cluster.name);
-    match timeout(DEADLINE, relieve(namespace, crowd, context)).await {
+    match timeout(DEADLINE, relieve(namespace, crowd, context, memory)).await {
         Ok(Ok(Some(step))) => {
             tracing::info!(namespace, name, action = step.kind, "{}", step.note);
             context.metrics.acted(step.kind, true);
@@ -102,14 +121,21 @@ pub async fn relocate(
 }
 
 /// What was done, if anything.
-async fn relieve(namespace: &str, crowd: &Crowd, context: &Context) -> kube::Result<Option<Step>> {
-    let free = free(&context.client).await?;
+async fn relieve(
+    namespace: &str,
+    crowd: &Crowd,
+    context: &Context,
+    memory: &mut Relocations,
+) -> kube::Result<Option<Step>> {
+    let mut free = free(&context.client).await?;
+    free.retain(|machine| memory.may_try(machine));
     let Some(Relief { pod, from, to }) = crowd.relief(free.iter().map(String::as_str)) else {
         return Ok(None);
     };
     if !evict(namespace, pod, context).await? {
         return Ok(None);
     }
+    memory.tried(to);
     let note = format!(
         "evicted {pod} from {from}, since {to} has room: {} holds {} of {} primaries, and its loss would leave no majority",
         crowd.machine, crowd.primaries, crowd.of
@@ -242,6 +268,22 @@ mod tests {
         sim.put(0, 0, "a", None);
         look(&mut memory, &sim, at(47));
         assert!(look(&mut memory, &sim, at(62)).0);
+    }
+
+    #[test]
+    fn pods_are_evicted_for_a_machine_a_few_times_until_the_crowd_is_gone() {
+        let mut sim = drained();
+        let mut memory = Relocations::default();
+        for _ in 0..MOST_TRIES {
+            assert!(memory.may_try("c"));
+            memory.tried("c");
+        }
+        assert!(!memory.may_try("c") && memory.may_try("d"));
+        look(&mut memory, &sim, Instant::now());
+        assert!(!memory.may_try("c"));
+        sim.put(0, 0, "c", None);
+        look(&mut memory, &sim, Instant::now());
+        assert!(memory.may_try("c"));
     }
 
     #[test]

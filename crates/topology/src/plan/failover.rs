@@ -92,7 +92,13 @@ fn promotable<'r, 'w>(
                 "{name} came from its disk without having heard it: it may come back from its own with more"
             ))
         } else {
-            None
+            loader(roster, stranger)
+                .filter(|_| was_behind(best))
+                .map(|loader| {
+                    format!(
+                        "{name} had lost touch with it, and {loader} is loading: that may have more"
+                    )
+                })
         };
         match doubt.filter(|_| !is_all_there_is(roster, stranger)) {
             Some(doubt) => waiting.push(format!("{who} is gone, and {doubt}")),
@@ -100,6 +106,25 @@ fn promotable<'r, 'w>(
         }
     }
     promotable.into_iter()
+}
+
+/// A member of the shard that loads its data set; the primary that is gone is none.
+fn loader<'w>(roster: &Roster<'w>, gone: &Stranger<'w>) -> Option<&'w str> {
+    let primary = gone.member.map(|member| member.name.as_str());
+    let mut members = roster.world.members.iter();
+    let loader = members.find(|member| {
+        let sibling = Some(member.shard) == gone.shard && Some(member.name.as_str()) != primary;
+        sibling && member.is_loading()
+    });
+    loader.map(|member| member.name.as_str())
+}
+
+/// Whether a replica had probably not heard its primary for some time when that one was lost: losses are noticed within
+/// seconds.
+fn was_behind(replica: &Node<'_>) -> bool {
+    const NOTICED_SECONDS: u64 = 10;
+    let unheard = replica.view.standing.unheard_seconds;
+    unheard.is_none_or(|seconds| seconds > NOTICED_SECONDS)
 }
 
 /// Why shards that have lost their primary are left without one although they have replicas, in sentences.
@@ -226,7 +251,7 @@ fn best_replica<'r, 'w>(
 mod tests {
     use super::*;
     use crate::assess::assess;
-    use crate::model::Probe;
+    use crate::model::{Probe, World};
     use crate::plan::plan;
     use crate::sim::Sim;
 
@@ -411,6 +436,33 @@ mod tests {
             matches!(gone.action, Some(Action::Takeover { .. })),
             "{gone:?}"
         );
+    }
+
+    #[test]
+    fn a_replica_that_loads_is_not_taken_for_the_primary_whose_pod_is_gone() {
+        let mut sim = formed(1, 2);
+        sim.kill(0, 0);
+        sim.gossip();
+        let mut world = sim.world();
+        let gone = &mut world.members[0];
+        (gone.addr, gone.presence) = (None, crate::model::Presence::Absent);
+        world.members[2].probe = Probe::Loading;
+        let unheard_for = |world: &mut World, seconds| {
+            let Probe::Answered(view) = &mut world.members[1].probe else {
+                panic!("{:?}", world.members[1]);
+            };
+            view.standing.unheard_seconds = Some(seconds);
+            plan(world)
+        };
+        let planned = unheard_for(&mut world, 3);
+        assert!(
+            matches!(planned.action, Some(Action::Takeover { .. })),
+            "{planned:?}"
+        );
+        // Unless the other one was behind already when it was lost.
+        let planned = unheard_for(&mut world, 60);
+        assert_eq!(planned.action, None);
+        assert!(planned.waiting[0].contains("is loading"), "{planned:?}");
     }
 
     #[test]
