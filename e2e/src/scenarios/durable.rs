@@ -85,17 +85,14 @@ async fn unsafe_promotion(ctx: &Ctx) -> Result<Vec<Figure>> {
     })
     .await?;
     let promoted = start.elapsed();
-    // The primary was let go on alone before, and held to its replica again.
-    events(
-        ctx,
-        &["UnsafePromotion", "WritesRelaxed", "WritesTightened"],
-    )
-    .await?;
+    events(ctx, &["UnsafePromotion"]).await?;
     let withdrawn = format!("{ALLOW_UNSAFE_PROMOTION}-");
     ctx.kubectl(&["annotate", "cachecluster", NAME, &withdrawn], SOON)
         .await?;
     fence(ctx, NAME, "").await?;
     whole(ctx, Some(&replica)).await?;
+    // The primary was let go on alone, and held to a replica again.
+    events(ctx, &["WritesRelaxed", "WritesTightened"]).await?;
     // The loss that was accepted, and no other.
     let keys = ctx.read_keys(NAME, 500).await?;
     ensure!(keys.present >= 300, "{keys:?}");
