@@ -9,6 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use cachecluster_contract::labels;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use kube::api::DeleteParams;
 use serde_json::{Value, json};
 
 use crate::chaos::fault::{Cut, Fault, Kind, Manner, Target};
@@ -146,11 +150,14 @@ fn rows() -> Vec<Row> {
             Event::Primary(Kind::KillContainer),
             Some(1500),
         ),
-        row(
-            "server hung (SIGSTOP)",
-            Event::Primary(Kind::HangServer),
-            Some(1500),
-        ),
+        Row {
+            lasts: 5,
+            ..row(
+                "server hung (SIGSTOP)",
+                Event::Primary(Kind::HangServer),
+                Some(1500),
+            )
+        },
         Row {
             lasts: 25,
             writes: 70,
@@ -360,6 +367,7 @@ impl Row {
     }
 
     async fn once(&self, ctx: &Ctx) -> Result<Run> {
+        replace_restarted(ctx).await?;
         steady(ctx, NAME, 1, std::time::Instant::now(), 2 * READY).await?;
         let lasts = Duration::from_secs(self.writes);
         let (number, node) = match self.event {
@@ -455,6 +463,22 @@ impl Row {
             whole: struck.whole.saturating_sub(Duration::from_secs(self.lasts)),
         }
     }
+}
+
+/// Replaces pods whose containers have ended before, one after the other: Kubernetes would wait longer and longer before it
+/// starts them again, and that is no other fault's doing.
+async fn replace_restarted(ctx: &Ctx) -> Result<()> {
+    for pod in ctx.pods(NAME, labels::COMPONENT_REDIS).await? {
+        let statuses = pod.status.iter().flat_map(|it| &it.container_statuses);
+        if statuses.flatten().any(|status| status.restart_count > 0) {
+            steady(ctx, NAME, 1, std::time::Instant::now(), 2 * READY).await?;
+            let pods = ctx.api::<Pod>();
+            pods.delete(&pod.name_any(), &DeleteParams::default())
+                .await?;
+            steady(ctx, NAME, 1, std::time::Instant::now(), 2 * READY).await?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
