@@ -91,6 +91,10 @@ fn placement(shards: u32) -> Placement {
 }
 
 fn strike(kind: Kind, target: Target, began_ms: i64) -> Strike {
+    of_shards(3, kind, target, began_ms)
+}
+
+fn of_shards(shards: u32, kind: Kind, target: Target, began_ms: i64) -> Strike {
     Strike {
         fault: Fault {
             kind,
@@ -98,7 +102,7 @@ fn strike(kind: Kind, target: Target, began_ms: i64) -> Strike {
             after: Duration::ZERO,
             lasts: Duration::from_secs(10),
         },
-        placement: placement(3),
+        placement: placement(shards),
         began_ms,
         ended_ms: began_ms + 100,
     }
@@ -146,10 +150,7 @@ fn a_shard_that_nobody_struck_serves_on_while_a_majority_votes() {
     assert_eq!(link(Cut::ControlPlane), [far; 3]);
     assert_eq!(link(Cut::Node(2)), [near; 3]);
     // Of two primaries, one is no majority.
-    let two = Strike {
-        placement: placement(2),
-        ..strike(Kind::KillServer, PRIMARY, 10_000)
-    };
+    let two = of_shards(2, Kind::KillServer, PRIMARY, 10_000);
     assert_eq!(excuse(&shape(2, false), &[two]).gap[&1], Some(near));
 }
 
@@ -290,25 +291,16 @@ fn another_member_that_lives_excuses_only_the_crash() {
 
 #[test]
 fn where_nobody_can_vote_the_operator_is_waited_for() {
-    let one = Strike {
-        placement: placement(1),
-        ..strike(Kind::PowerOff, Target::Node(1), 10_000)
-    };
+    let one = of_shards(1, Kind::PowerOff, Target::Node(1), 10_000);
     let mut afar = one.clone();
     afar.placement.operator = vec![Some(2), Some(3)];
     let alone = excuse(&shape(1, false), &[afar]);
     assert_eq!(alone.gap[&0], Some(GAP_BY_OPERATOR));
-    let loop_ = Strike {
-        placement: placement(1),
-        ..strike(Kind::KillOperatorLoop, Target::TheOne, 10_500)
-    };
+    let loop_ = of_shards(1, Kind::KillOperatorLoop, Target::TheOne, 10_500);
     let without = excuse(&shape(1, false), &[one, loop_]);
     assert_eq!(without.gap[&0], Some(GAP_WITHOUT_OPERATOR));
     // Its agent knows, so that nobody has to vote.
-    let server = Strike {
-        placement: placement(1),
-        ..strike(Kind::KillServer, PRIMARY, 10_000)
-    };
+    let server = of_shards(1, Kind::KillServer, PRIMARY, 10_000);
     assert_eq!(excuse(&shape(1, false), &[server]).gap[&0], Some(GAP));
 }
 
@@ -332,12 +324,8 @@ fn a_cut_does_not_bring_back_what_a_deletion_took() {
 
 #[test]
 fn one_of_two_primaries_waits_for_another_that_nobody_reaches_and_nobody_succeeds() {
-    let two = |kind, target, began_ms| Strike {
-        placement: placement(2),
-        ..strike(kind, target, began_ms)
-    };
-    let deleted = two(Kind::DeleteShard, Target::Shard(0), 10_000);
-    let cut = two(Kind::Partition, Target::Link(2, Cut::Nodes), 11_000);
+    let deleted = of_shards(2, Kind::DeleteShard, Target::Shard(0), 10_000);
+    let cut = of_shards(2, Kind::Partition, Target::Link(2, Cut::Nodes), 11_000);
     let shape = shape(2, false);
     let both = excuse(&shape, &[deleted.clone(), cut]);
     assert_eq!((both.gap[&1], both.failures), (None, Failures::Any));
