@@ -18,9 +18,9 @@ const LOOK: Duration = Duration::from_millis(500);
 /// How long one replica may take to win the votes and become the primary. The old one holds writes back meanwhile, and
 /// votes that do not come within this time do not come for several seconds: then [`crate::succession`] is quicker.
 const PROMOTION: Duration = Duration::from_secs(1);
-/// How long a replica's first copy of the data is waited for, while the own server serves on. With all that may follow, it
-/// is less than the minute that Kubernetes leaves to a pod.
-const FIRST_COPY: Duration = Duration::from_secs(30);
+/// How long a replica that copies the data is waited for, while the own server serves on. With all that may follow, it is
+/// less than the minute that Kubernetes leaves to a pod.
+const COPY: Duration = Duration::from_secs(30);
 /// Time between two looks at a copy.
 const COPY_POLL: Duration = Duration::from_millis(100);
 /// How long the own server may take to hear of it.
@@ -119,7 +119,7 @@ pub async fn await_copy(settings: &Settings, board: &Board) {
             tokio::time::sleep(COPY_POLL).await;
         }
     };
-    if tokio::time::timeout(FIRST_COPY, waiting).await.is_err() {
+    if tokio::time::timeout(COPY, waiting).await.is_err() {
         tracing::warn!("no replica has copied the data in time");
     }
 }

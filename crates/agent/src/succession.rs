@@ -8,7 +8,7 @@
 //! The wait is bounded while no replica with data can be reached, and there is none when no replica is left to take
 //! over. A replica with data that can be reached is never given up for an empty start.
 //!
-//! With a volume the server has its data, and waits for a moment only: a replica goes before the disk when it has what
+//! With a volume that has a data set the server has its data, and waits for a moment only: a replica goes before the disk when it has what
 //! the disk has.
 
 mod awaited;

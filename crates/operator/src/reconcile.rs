@@ -241,7 +241,11 @@ async fn pass(
         let applied = apply::apply(prepared, &valid, context, memory).await;
         let marked = apply::mark_primary(&observed, &plan, &valid, context).await;
         // Take the one step on the live nodes. (Redis)
-        let executed = execute::execute(cluster, &valid, &observed, &plan, context).await;
+        let executing = execute::execute(cluster, &valid, &observed, &plan, context);
+        // Meanwhile have no requests sent to machines that are gone. (client)
+        let withdrawals = &mut memory.withdrawals;
+        let withdrawing = withdraw::withdraw(cluster, &valid, &observed, context, withdrawals);
+        let (executed, ()) = tokio::join!(executing, withdrawing);
         let success = match &executed {
             Ok(taken) => taken.then_some(true),
             Err(_) => Some(false),
@@ -253,9 +257,6 @@ async fn pass(
             let relocations = &mut memory.relocations;
             relocate::relocate(cluster, &valid, &plan, context, relocations).await;
         }
-        // Have no requests sent to machines that are gone. (client)
-        let withdrawals = &mut memory.withdrawals;
-        withdraw::withdraw(cluster, &valid, &observed, context, withdrawals).await;
         (applied, marked, executed)
     };
     // Have the servers stopped, or not any more, that the user names. No step is held up by that. (agents)

@@ -11,7 +11,8 @@ use cachecluster_crd::CacheClusterStatus;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::ResourceExt;
-use kube::api::{Api, ListParams};
+use kube::api::{Api, ListParams, Patch, PatchParams};
+use serde_json::json;
 
 use super::survival::{lost_only_at, now_ms, start_writer, whole};
 use super::{Place, Scenario, Turn};
@@ -42,6 +43,8 @@ const SERVED: Duration = Duration::from_secs(60);
 /// Within this time no requests are to be sent any more to the API pod of the node: Kubernetes takes 16 s on the testbed, and
 /// three times that elsewhere.
 const LEFT_OUT: Duration = Duration::from_secs(8);
+/// How long a kubelet may take to correct what is wrong of its pod: it looks every ten seconds.
+const CORRECTED: Duration = Duration::from_secs(30);
 /// Hash slots of a cluster.
 const SLOTS: usize = 16384;
 
@@ -110,6 +113,7 @@ async fn node_power_off(ctx: &Ctx) -> Result<Vec<Figure>> {
     })
     .await?;
     ctx.contract("darkened").await?;
+    let corrected = corrected(ctx).await?;
     Ok(vec![
         Figure::seconds("all slots served after", served).at_most(SERVED.as_secs_f64()),
         Figure::seconds("its API pod left out after", left_out).at_most(LEFT_OUT.as_secs_f64()),
@@ -118,7 +122,28 @@ async fn node_power_off(ctx: &Ctx) -> Result<Vec<Figure>> {
         Figure::count("of", writer.acked + writer.failed),
         Figure::count("writes lost", writer.lost),
         Figure::seconds("whole after the node's return", again),
+        Figure::seconds("a wrong mark corrected after", corrected),
     ])
+}
+
+/// Marks an API pod that lives as the operator would if it could not reach its node, and waits until the kubelet, who knows
+/// better, has taken that back: how long that took.
+async fn corrected(ctx: &Ctx) -> Result<Duration> {
+    let pods = ctx.pods("darkened", labels::COMPONENT_API).await?;
+    let pod = pods.first().context("no API pod is there")?.name_any();
+    let mark = json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}});
+    let api = ctx.api::<Pod>();
+    let marked = api
+        .patch_status(&pod, &PatchParams::default(), &Patch::Strategic(mark))
+        .await?;
+    ensure!(!is_pod_ready(&marked), "the mark does not show: {marked:?}");
+    let start = Instant::now();
+    ctx.eventually("the kubelet has taken it back", CORRECTED, async || {
+        ensure!(is_pod_ready(&api.get(&pod).await?), "it is not ready");
+        Ok(())
+    })
+    .await?;
+    Ok(start.elapsed())
 }
 
 /// The slots that the status tells, e.g. `0-5460,6000`.

@@ -22,14 +22,17 @@ pub(super) fn awaited(fallen: &Fallen, sight: &Sight, step: &Step) -> Option<Str
             list(followers().map(|peer| peer.addr))
         ),
         Step::Look => {
-            let loading = followers().filter(|p| p.view.loading).map(|p| p.addr);
-            let loading = list(loading.chain(sight.mute.iter().copied()));
+            let loading = list(followers().filter(|p| p.view.loading).map(|p| p.addr));
+            let mute = list(sight.mute.iter().copied());
             let absent = fallen.replicas.iter().map(|addr| SocketAddr::from(*addr));
             let absent = list(absent.filter(|addr| peers.iter().all(|peer| peer.addr != *addr)));
-            match (loading.is_empty(), absent.is_empty()) {
-                (false, _) => format!("{loading} has loaded its data and taken over"),
-                (true, false) => format!("{absent} answers and takes over"),
-                (true, true) => "a replica with data answers and takes over".to_owned(),
+            match (loading.is_empty(), mute.is_empty(), absent.is_empty()) {
+                (false, ..) => format!("{loading} has loaded its data and taken over"),
+                (_, false, _) => {
+                    format!("{mute}, which loads its data or is busy, is done and has taken over")
+                }
+                (_, _, false) => format!("{absent} answers and takes over"),
+                (true, true, true) => "a replica with data answers and takes over".to_owned(),
             }
         }
     })
@@ -75,7 +78,7 @@ mod tests {
         let mute = sight(&[], &[([127, 0, 0, 1], 12).into()]);
         assert_eq!(
             awaited(&fallen, &mute, &Step::Look).unwrap(),
-            "127.0.0.1:12 has loaded its data and taken over"
+            "127.0.0.1:12, which loads its data or is busy, is done and has taken over"
         );
         let successor = replica(12, None, 9, 2);
         assert_eq!(

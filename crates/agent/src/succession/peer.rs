@@ -18,8 +18,8 @@ const LOOKUP: Duration = Duration::from_millis(500);
 pub(super) struct Peer {
     pub(super) addr: SocketAddr,
     pub(super) view: NodeView,
-    /// For a replica: until when it heard its primary. `None` when it has not since it
-    /// was started, or so long ago that it may not be promoted.
+    /// For a replica: until when it heard its primary. `None` when it has not since it was started, or so long ago that it
+    /// may not be promoted.
     pub(super) heard: Option<SystemTime>,
 }
 
