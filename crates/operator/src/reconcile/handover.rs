@@ -1,5 +1,5 @@
-//! When a primary that could stay is relieved: only of a cluster that has been well for a while, and after a try in vain
-//! not soon again.
+//! When a primary that could stay is relieved: only of a cluster that has been well, and had the same primaries, for a
+//! while, and after a try in vain not soon again.
 //!
 //! A failed `CLUSTER FAILOVER` is dear: the primary's writes wait for up to five seconds (see
 //! [`is_ready_to_lead`](cachecluster_topology::is_ready_to_lead)). All that is remembered is in the operator's memory;
@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use cachecluster_topology::{Action, Health};
+use cachecluster_topology::{Action, Health, NodeRef};
 use tokio::time::Instant;
 
 use super::decide::Plan;
@@ -23,8 +23,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 /// What is remembered of one cluster's hand-overs.
 #[derive(Debug, Default)]
 pub struct Handovers {
-    /// Since when everything has been as wanted.
+    /// Since when everything has been as wanted, with these primaries.
     healthy: Option<Instant>,
+    /// The primaries at the last look, by shard.
+    primaries: Vec<Option<NodeRef>>,
     /// Since when clients are served and all servers that answer hear each other and agree.
     calm: Option<Instant>,
     /// Tries in vain, in a row.
@@ -56,6 +58,12 @@ impl Handovers {
     fn note(&mut self, health: &Health, now: Instant) {
         let calm = health.is_serving() && health.joined && health.agreed;
         let since = |is: bool, was: Option<Instant>| is.then(|| was.unwrap_or(now));
+        // Who has just stepped down may be about to stop, and Kubernetes does not tell: asked back, it would take the
+        // writes of these five seconds along.
+        let primaries: Vec<_> = health.shards.iter().map(|it| it.primary.clone()).collect();
+        if primaries != self.primaries {
+            (self.healthy, self.primaries) = (None, primaries);
+        }
         self.healthy = since(health.is_healthy(), self.healthy);
         self.calm = since(calm, self.calm);
     }
@@ -93,9 +101,9 @@ mod tests {
     use crate::reconcile::fixture::{formed, valid, world};
 
     /// All primaries on one machine, and all replicas on another.
-    fn lopsided() -> Sim {
-        let mut sim = formed(3, 1);
-        for shard in 0..3 {
+    fn lopsided(shards: u32) -> Sim {
+        let mut sim = formed(shards, 1);
+        for shard in 0..shards {
             sim.put(shard, 0, "full", None);
             sim.put(shard, 1, "empty", None);
         }
@@ -110,7 +118,7 @@ mod tests {
 
     #[test]
     fn nobody_is_relieved_before_the_cluster_has_been_healthy_for_a_while() {
-        let mut sim = lopsided();
+        let mut sim = lopsided(3);
         let mut memory = Handovers::default();
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
@@ -127,8 +135,26 @@ mod tests {
     }
 
     #[test]
+    fn who_has_just_stepped_down_is_not_asked_back_at_once() {
+        let mut sim = lopsided(5);
+        let mut memory = Handovers::default();
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        weighed(&mut memory, &sim, at(0));
+        let due = weighed(&mut memory, &sim, at(10));
+        sim.apply(&due.action.unwrap());
+        sim.gossip();
+        // Whoever did that: between two looks, nothing has been amiss.
+        let next = weighed(&mut memory, &sim, at(11));
+        assert!(next.health.is_healthy(), "{:?}", next.health);
+        assert_eq!((next.action, next.requeue), (None, CALM));
+        assert_eq!(weighed(&mut memory, &sim, at(20)).action, None);
+        assert!(weighed(&mut memory, &sim, at(21)).action.is_some());
+    }
+
+    #[test]
     fn after_a_try_in_vain_the_pause_grows() {
-        let sim = lopsided();
+        let sim = lopsided(3);
         let mut memory = Handovers::default();
         let mut now = Instant::now();
         weighed(&mut memory, &sim, now);
