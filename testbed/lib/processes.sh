@@ -33,6 +33,21 @@ spawn() { # group name namespace command...: in the background, with its output 
   ) >>"$ROOT/log/$name.log" 2>&1 </dev/null &
 }
 
+# Containers are all below one cgroup. On real nodes that of the pods weighs as much as all cores together against what
+# else runs there. Without this, each kubelet and runtime here would go before all pods when there is more to do than cores.
+weigh_pods() { # nodes
+  local weight=$(($1 * $(nproc)))
+  [ "$weight" -le 100 ] || weight=100 # as much as the kernel takes
+  if [ -f /sys/fs/cgroup/cgroup.controllers ]; then
+    echo +cpu >/sys/fs/cgroup/cgroup.subtree_control
+    mkdir -p /sys/fs/cgroup/k8s.io
+    echo $((weight * 100)) >/sys/fs/cgroup/k8s.io/cpu.weight
+  else
+    mkdir -p /sys/fs/cgroup/cpu/k8s.io
+    echo $((weight * 1024)) >/sys/fs/cgroup/cpu/k8s.io/cpu.shares
+  fi
+}
+
 kill_group() { # group: SIGKILL to all of its processes until none is left and the cgroups are gone
   local cgroups pids deadline=$((SECONDS + 20))
   cgroups=$(tracked_cgroups "$1")
