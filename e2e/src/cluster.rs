@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use cachecluster_contract::labels;
+use cachecluster_contract::{labels, paths};
 use cachecluster_crd::{CacheCluster, conditions};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::Pod;
@@ -315,6 +315,25 @@ impl Ctx {
     pub(crate) async fn kubectl(&self, args: &[&str], limit: Duration) -> Result<String> {
         let args = [&["--namespace", self.namespace.as_str()], args].concat();
         self.settings.target.kubectl(&args, limit).await
+    }
+
+    /// Runs lines of shell in the container of a server, as its user, who can speak to it by `redis-cli`: what they print.
+    ///
+    /// # Errors
+    /// When they fail, or the container does not run.
+    pub(crate) async fn in_server(&self, pod: &str, lines: &str) -> Result<String> {
+        self.kubectl(
+            &Self::shell(pod, lines).each_ref().map(String::as_str),
+            SOON,
+        )
+        .await
+    }
+
+    /// The words for `kubectl` that do so.
+    pub(crate) fn shell(pod: &str, lines: &str) -> [String; 6] {
+        let password = paths::PASSWORD_FILE;
+        let lines = format!("export REDISCLI_AUTH=\"$(cat {password})\"\n{lines}");
+        ["exec", pod, "--", "sh", "-c", &lines].map(str::to_owned)
     }
 
     /// Waits until a condition of a CacheCluster has that status, and, where it is true, names `pod`.

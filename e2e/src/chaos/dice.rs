@@ -60,11 +60,20 @@ impl<T: Clone> Deck<T> {
 
     /// The next card; none only if the deck never had one.
     pub(super) fn deal(&mut self, dice: &mut Dice) -> Option<T> {
-        if self.left.is_empty() {
-            self.left.clone_from(&self.cards);
-            dice.shuffle(&mut self.left);
+        self.deal_one(dice, |_| true)
+    }
+
+    /// The next card that fits; those before it stay where they are, and are the next to be dealt. None only if the deck
+    /// never had one.
+    pub(super) fn deal_one(&mut self, dice: &mut Dice, fits: impl Fn(&T) -> bool) -> Option<T> {
+        if !self.left.iter().any(&fits) {
+            let mut deck = self.cards.clone();
+            dice.shuffle(&mut deck);
+            deck.append(&mut self.left);
+            self.left = deck;
         }
-        self.left.pop()
+        let at = self.left.iter().rposition(fits)?;
+        Some(self.left.remove(at))
     }
 }
 
@@ -89,5 +98,16 @@ mod tests {
             dealt.sort_unstable();
             assert_eq!(dealt, ['a', 'a', 'b']);
         }
+    }
+
+    #[test]
+    fn a_card_that_does_not_fit_waits_for_its_turn_and_comes_first_then() {
+        let mut dice = Dice::new(1);
+        let mut deck = Deck::of([('a', 2), ('b', 1)]);
+        for _ in 0..5 {
+            assert_eq!(deck.deal_one(&mut dice, |card| *card == 'a'), Some('a'));
+        }
+        assert_eq!(deck.deal(&mut dice), Some('b'));
+        assert_eq!(deck.deal_one(&mut dice, |card| *card == 'c'), None);
     }
 }

@@ -264,7 +264,7 @@ fn failures(strikes: &[Strike]) -> Failures {
         let lasts = fault.lasts.as_secs();
         let here = strike.placement.api_on(&fault.nodes());
         match (fault.kind, fault.target) {
-            (Kind::DeleteAll, _) => return Failures::Any,
+            (Kind::DeleteAll | Kind::PowerOffAll, _) => return Failures::Any,
             (Kind::KillApi, _) => most += RATE * LEFT_OUT,
             // What an API pod cannot reach it cannot serve, and for Kubernetes it is well.
             (Kind::Partition, Target::Link(_, Cut::Node(_))) if here > 0 => return Failures::Any,

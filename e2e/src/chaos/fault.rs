@@ -14,6 +14,10 @@ pub(crate) enum Kind {
     KillServer,
     /// The Redis server of a pod gets SIGSTOP.
     HangServer,
+    /// A primary is asked for more than its container may hold: the kernel kills the server.
+    OutOfMemory,
+    /// A server cannot write its append-only file anew.
+    FailSaves,
     /// Agent and server of a pod get SIGKILL at once.
     KillContainer,
     /// Every pod of a shard is deleted at once.
@@ -28,6 +32,8 @@ pub(crate) enum Kind {
     KillApi,
     /// A node loses its power, and gets it back.
     PowerOff,
+    /// Every node does.
+    PowerOffAll,
     /// A node is cut off, and healed.
     Partition,
     /// The API server is stopped, and started.
@@ -53,11 +59,13 @@ pub(crate) enum Manner {
 
 impl Kind {
     /// Every kind.
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::DeletePod,
         Self::ForceDeletePod,
         Self::KillServer,
         Self::HangServer,
+        Self::OutOfMemory,
+        Self::FailSaves,
         Self::KillContainer,
         Self::DeleteShard,
         Self::DeleteAll,
@@ -65,6 +73,7 @@ impl Kind {
         Self::KillOperatorLoop,
         Self::KillApi,
         Self::PowerOff,
+        Self::PowerOffAll,
         Self::Partition,
         Self::StopApiServer,
         Self::Drain,
@@ -77,6 +86,8 @@ impl Kind {
             Self::ForceDeletePod => "pod-force-delete",
             Self::KillServer => "server-kill",
             Self::HangServer => "server-hang",
+            Self::OutOfMemory => "server-oom",
+            Self::FailSaves => "save-fail",
             Self::KillContainer => "container-kill",
             Self::DeleteShard => "shard-delete",
             Self::DeleteAll => "all-delete",
@@ -84,6 +95,7 @@ impl Kind {
             Self::KillOperatorLoop => "operator-kill-loop",
             Self::KillApi => "api-kill",
             Self::PowerOff => "node-off",
+            Self::PowerOffAll => "all-nodes-off",
             Self::Partition => "node-partition",
             Self::StopApiServer => "apiserver-stop",
             Self::Drain => "node-drain",
@@ -97,10 +109,26 @@ impl Kind {
             Self::KillContainer
                 | Self::KillApi
                 | Self::PowerOff
+                | Self::PowerOffAll
                 | Self::Partition
                 | Self::StopApiServer
                 | Self::Drain
         )
+    }
+
+    /// Whether it takes volumes.
+    pub(crate) fn needs_storage(self) -> bool {
+        self == Self::FailSaves
+    }
+
+    /// Whether it is done from within a pod.
+    pub(crate) fn needs_shell(self) -> bool {
+        matches!(self, Self::OutOfMemory | Self::FailSaves)
+    }
+
+    /// Whether it leaves nobody who could write meanwhile.
+    pub(crate) fn strikes_writers(self) -> bool {
+        self == Self::PowerOffAll
     }
 
     /// Whether it happens to a node.
@@ -112,7 +140,9 @@ impl Kind {
     pub(crate) fn needs_api_server(self) -> bool {
         matches!(
             self,
-            Self::DeletePod
+            Self::OutOfMemory
+                | Self::FailSaves
+                | Self::DeletePod
                 | Self::ForceDeletePod
                 | Self::DeleteShard
                 | Self::DeleteAll
@@ -127,26 +157,34 @@ impl Kind {
                 Manner::Told
             }
             Self::Drain => Manner::Guarded,
-            Self::KillServer | Self::HangServer | Self::KillContainer | Self::PowerOff => {
-                Manner::Crashed
-            }
+            Self::KillServer
+            | Self::HangServer
+            | Self::OutOfMemory
+            | Self::KillContainer
+            | Self::PowerOff
+            | Self::PowerOffAll => Manner::Crashed,
             Self::Partition => Manner::Cut,
-            Self::KillOperator | Self::KillOperatorLoop | Self::KillApi | Self::StopApiServer => {
-                Manner::Spared
-            }
+            Self::FailSaves
+            | Self::KillOperator
+            | Self::KillOperatorLoop
+            | Self::KillApi
+            | Self::StopApiServer => Manner::Spared,
         }
     }
 
     /// Whether a primary that dies so leaves nobody behind who knows at once.
     pub(crate) fn is_silent(self) -> bool {
-        matches!(self, Self::KillContainer | Self::PowerOff | Self::Partition)
+        matches!(
+            self,
+            Self::KillContainer | Self::PowerOff | Self::PowerOffAll | Self::Partition
+        )
     }
 
     /// Whether the operator cannot work for a while.
     pub(crate) fn disturbs_operator(self) -> bool {
         matches!(
             self,
-            Self::KillOperator | Self::KillOperatorLoop | Self::StopApiServer
+            Self::KillOperator | Self::KillOperatorLoop | Self::PowerOffAll | Self::StopApiServer
         )
     }
 }

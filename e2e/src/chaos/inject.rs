@@ -30,6 +30,21 @@ done
 [ -n "$struck" ]
 "#;
 
+/// Has the append-only file rewritten where no file can be made.
+pub(crate) const SPOIL: &str = "chmod 555 /data/appendonlydir && redis-cli BGREWRITEAOF";
+/// The same where one can.
+pub(crate) const REPAIR: &str = "chmod 755 /data/appendonlydir && redis-cli BGREWRITEAOF";
+/// Asks the server beside it for one value that is larger than its container may be. Of a few keys one is in its shard; the
+/// others it does not serve. Images of servers have few programs besides the shell.
+const DEVOUR: &str = r#"i=0
+while [ $i -lt 64 ]; do
+    i=$((i + 1))
+    case $(redis-cli SETRANGE "oversized-$i" 500000000 x 2>&1) in
+    MOVED* | CLUSTERDOWN* | READONLY* | LOADING* | MASTERDOWN*) ;;
+    *) echo struck; exit 0 ;;
+    esac
+done"#;
+
 /// From one kill of the operator to the next, in a loop.
 const AGAIN: Duration = Duration::from_secs(1);
 /// How long a node may take to be drained.
@@ -97,6 +112,11 @@ impl Sight {
                 ensure!(
                     self.containers(&member.pod)?.run(),
                     "{} does not run",
+                    member.pod
+                );
+                ensure!(
+                    fault.kind != Kind::OutOfMemory || member.primary,
+                    "{} is no primary",
                     member.pod
                 );
             }
@@ -245,6 +265,13 @@ pub(crate) async fn inject(ctx: &Ctx, sight: &Sight, fault: &Fault) -> Result<Op
             let hang = fault.kind == Kind::HangServer;
             return strike_server(ctx, testbed, sight.containers(pod)?, hang).await;
         }
+        (Kind::OutOfMemory, Target::Member(shard, role)) => {
+            let struck = exhaust(ctx, &sight.member(shard, role)?.pod).await?;
+            return Ok(struck.then(Undo::default));
+        }
+        (Kind::FailSaves, Target::Member(shard, role)) => {
+            return fail_saves(ctx, &sight.member(shard, role)?.pod).await;
+        }
         (Kind::KillContainer, Target::Member(shard, role)) => {
             everywhere()?;
             let containers = sight.containers(&sight.member(shard, role)?.pod)?;
@@ -290,6 +317,11 @@ pub(crate) async fn inject(ctx: &Ctx, sight: &Sight, fault: &Fault) -> Result<Op
             let number = node.to_string();
             let (off, on) = (["kill-node", &number], ["start-node", &number]);
             return reversible(everywhere()?, &off, &on).await.map(Some);
+        }
+        (Kind::PowerOffAll, _) => {
+            return power_off_all(everywhere()?, nodes_of(ctx).await?)
+                .await
+                .map(Some);
         }
         (Kind::Partition, Target::Link(node, cut)) => {
             return partition(everywhere()?, node, cut, nodes_of(ctx).await?)
@@ -338,6 +370,51 @@ async fn delete(ctx: &Ctx, pod: &str, grace: Option<u32>) -> Result<()> {
         Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
         Err(error) => Err(error).with_context(|| format!("deleting {pod}")),
     }
+}
+
+/// Has the kernel kill a primary's server for its memory; false if it serves nothing.
+///
+/// # Errors
+/// When its container cannot be entered.
+pub(crate) async fn exhaust(ctx: &Ctx, pod: &str) -> Result<bool> {
+    Ok(ctx.in_server(pod, DEVOUR).await?.contains("struck"))
+}
+
+/// Has a server fail to rewrite its append-only file. None if another fault was faster.
+async fn fail_saves(ctx: &Ctx, pod: &str) -> Result<Option<Undo>> {
+    let words = Ctx::shell(pod, REPAIR);
+    let words = [
+        &["--namespace", &ctx.namespace],
+        &words.each_ref().map(String::as_str)[..],
+    ];
+    let undo = Step::Kubectl(ctx.settings.target.words(&words.concat()));
+    let undo = Undo::one(undo);
+    // A server that begins to run has no files yet.
+    let spoilt = ctx.eventually("a server's files cannot be written", SOON, async || {
+        ctx.in_server(pod, SPOIL).await.map(drop)
+    });
+    if spoilt.await.is_ok() {
+        return Ok(Some(undo));
+    }
+    undo.now().await.map(|()| None)
+}
+
+async fn power_off_all(testbed: &Path, nodes: u32) -> Result<Undo> {
+    let numbers: Vec<String> = (1..=nodes).map(|node| node.to_string()).collect();
+    let on = |number: &String| {
+        let words = vec!["start-node".to_owned(), number.clone()];
+        Step::Testbed(testbed.to_owned(), words)
+    };
+    let undo = Undo {
+        steps: numbers.iter().map(on).collect(),
+    };
+    let off = numbers.iter().map(async |number| {
+        crate::command::program(testbed, &["kill-node", number], TESTBED).await
+    });
+    for killed in join_all(off).await {
+        killed?;
+    }
+    Ok(undo)
 }
 
 async fn strike_server(

@@ -154,47 +154,46 @@ impl Ground {
         match round.start {
             Start::Boot(after) => {
                 tokio::time::sleep(after.saturating_sub(born.elapsed())).await;
-                let strikes = life.strike(round).await?;
-                let _ = writeln!(record, "{strikes:#?}");
-                let undone = Instant::now();
-                life.whole().await?;
-                *whole = undone.elapsed();
-                // What a node that has just come back knows of Services may be old for a while, whoever serves behind them.
-                let away = round.struck_nodes();
-                let place = nodes(&away);
-                life.ctx
-                    .write_keys_from(Place::AwayFrom(&place), NAME, OLD_KEYS)
-                    .await?;
-                let (seen, ()) = life.watched(CALM, &away, async { Ok(()) }).await?;
-                let _ = writeln!(record, "{seen:#?}");
-                life.finish(judge(&excuse(&round.shape, &[]), &seen), &[])
-                    .await
             }
             Start::Whole => {
                 life.whole().await?;
                 if new {
                     life.ctx.write_keys(NAME, OLD_KEYS).await?;
                 }
-                let lasts = BEFORE + round.lasts() + AFTER;
-                let acts = async {
-                    tokio::time::sleep(BEFORE).await;
-                    let strikes = life.strike(round).await?;
-                    let _ = writeln!(record, "{strikes:#?}");
-                    let undone = Instant::now();
-                    life.whole().await?;
-                    Ok((strikes, undone.elapsed()))
-                };
-                let away = round.struck_nodes();
-                let (seen, (strikes, taken)) = life.watched(lasts, &away, acts).await?;
-                *whole = taken;
-                let excuse = excuse(&round.shape, &strikes);
-                let _ = writeln!(record, "{excuse:#?}\n{seen:#?}");
-                let losses: Vec<Loss> = excuse.loss.values().copied().collect();
-                let mut verdict = judge(&excuse, &seen);
-                verdict.notes.extend(uneven(&round.shape, &strikes));
-                life.finish(verdict, &losses).await
             }
         }
+        let away = round.struck_nodes();
+        if round.start == Start::Whole && round.can_be_watched() {
+            let lasts = BEFORE + round.lasts() + AFTER;
+            let acts = async {
+                tokio::time::sleep(BEFORE).await;
+                life.suffer(round, whole, record).await
+            };
+            let (seen, strikes) = life.watched(lasts, &away, acts).await?;
+            let excuse = excuse(&round.shape, &strikes);
+            let _ = writeln!(record, "{excuse:#?}\n{seen:#?}");
+            let losses: Vec<Loss> = excuse.loss.values().copied().collect();
+            let mut verdict = judge(&excuse, &seen);
+            verdict.notes.extend(uneven(&round.shape, &strikes));
+            return life.finish(verdict, &losses).await;
+        }
+        let mut losses = Vec::new();
+        if round.start == Start::Whole {
+            // What has just been written may not be on disk yet.
+            tokio::time::sleep(BEFORE).await;
+            let strikes = life.suffer(round, whole, record).await?;
+            losses.extend(excuse(&round.shape, &strikes).loss.into_values());
+        } else {
+            life.suffer(round, whole, record).await?;
+            // What a node that has just come back knows of Services may be old for a while, whoever serves behind them.
+            let place = nodes(&away);
+            let place = Place::AwayFrom(&place);
+            life.ctx.write_keys_from(place, NAME, OLD_KEYS).await?;
+        }
+        let (seen, ()) = life.watched(CALM, &away, async { Ok(()) }).await?;
+        let _ = writeln!(record, "{seen:#?}");
+        let verdict = judge(&excuse(&round.shape, &[]), &seen);
+        life.finish(verdict, &losses).await
     }
 }
 
@@ -210,6 +209,21 @@ impl Life {
     /// The namespace, for whoever wants to look.
     pub(super) fn namespace(&self) -> &str {
         &self.ctx.namespace
+    }
+
+    /// Does a round's faults, undoes them, and waits until the cluster is whole, and how long that takes: what was struck.
+    async fn suffer(
+        &self,
+        round: &Round,
+        whole: &mut Duration,
+        record: &mut String,
+    ) -> Result<Vec<Strike>> {
+        let strikes = self.strike(round).await?;
+        let _ = writeln!(record, "{strikes:#?}");
+        let undone = Instant::now();
+        self.whole().await?;
+        *whole = undone.elapsed();
+        Ok(strikes)
     }
 
     /// Does a round's faults, each at its time, and undoes each at its time: what was struck.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use cachecluster_contract::{labels, paths};
+use cachecluster_contract::labels;
 use cachecluster_crd::conditions;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
@@ -12,7 +12,7 @@ use kube::api::ListParams;
 
 use super::{Place, Scenario, Turn};
 use crate::chaos::fault::{Fault, Kind, Role, Target};
-use crate::chaos::inject::Sight;
+use crate::chaos::inject::{Sight, exhaust};
 use crate::cluster::{Ctx, READY, small};
 use crate::figure::Figure;
 use crate::probe::Place as Where;
@@ -131,25 +131,16 @@ async fn one_shard_struck(ctx: &Ctx) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// Asks the server beside it for one value that is larger than its container may be. Of a few keys one is in its shard; the
-/// others it does not serve. Images of servers have few programs besides the shell.
-const DEVOUR: &str = r#"i=0
-while [ $i -lt 64 ]; do
-    i=$((i + 1))
-    case $(redis-cli SETRANGE "oversized-$i" 500000000 x 2>&1) in
-    MOVED*) ;;
-    *) exit 0 ;;
-    esac
-done
-exit 1"#;
-
 async fn out_of_memory(ctx: &Ctx) -> Result<Vec<Figure>> {
     ctx.create_ready(NAME, small(3, 1)).await?;
     ctx.write_keys(NAME, 500).await?;
     let act = async {
         let primary = primary(ctx, NAME).await?;
         let (start, began) = (std::time::Instant::now(), now_ms());
-        in_server(ctx, &primary, DEVOUR).await?;
+        ensure!(
+            exhaust(ctx, &primary).await?,
+            "{primary} serves none of the keys"
+        );
         let crash = began..=now_ms();
         let whole = steady(ctx, NAME, 1, start, READY).await?;
         ctx.told(NAME, conditions::OUT_OF_MEMORY, true, &primary)
@@ -172,14 +163,6 @@ pub(super) async fn primary(ctx: &Ctx, name: &str) -> Result<String> {
         .next()
         .context("the first shard has no primary")?
         .pod)
-}
-
-/// Runs lines of shell in the container of a server, as its user, who can speak to it by `redis-cli`.
-pub(super) async fn in_server(ctx: &Ctx, pod: &str, lines: &str) -> Result<String> {
-    let password = paths::PASSWORD_FILE;
-    let lines = format!("export REDISCLI_AUTH=\"$(cat {password})\"\n{lines}");
-    let words = ["exec", pod, "--", "sh", "-c", &lines];
-    ctx.kubectl(&words, Duration::from_secs(20)).await
 }
 
 async fn majority_killed(ctx: &Ctx) -> Result<Vec<Figure>> {

@@ -11,10 +11,11 @@ use kube::api::{Api, DeleteParams, ListParams};
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 
-use super::faults::{in_server, primary};
+use super::faults::primary;
 use super::outage::WHOLE;
 use super::survival::replace_all;
 use super::{Scenario, Turn};
+use crate::chaos::inject::{REPAIR, SPOIL};
 use crate::cluster::{Ctx, READY, is_ready, small};
 use crate::figure::Figure;
 
@@ -101,17 +102,12 @@ async fn survives(ctx: &Ctx) -> Result<Vec<Figure>> {
     ])
 }
 
-/// Has the append-only file rewritten where no file can be made.
-const SPOIL: &str = "chmod 555 /data/appendonlydir; redis-cli BGREWRITEAOF";
-/// The same where one can.
-const REPAIR: &str = "chmod 755 /data/appendonlydir; redis-cli BGREWRITEAOF";
-
 async fn save_fails(ctx: &Ctx) -> Result<Vec<Figure>> {
     needs_default_class(&ctx.client).await?;
     ctx.create_ready("spoilt", stored(1, 1, "Delete")).await?;
     ctx.write_keys("spoilt", KEYS).await?;
     let pod = primary(ctx, "spoilt").await?;
-    in_server(ctx, &pod, SPOIL).await?;
+    ctx.in_server(&pod, SPOIL).await?;
     let start = Instant::now();
     ctx.told("spoilt", conditions::PERSISTENCE_FAILING, true, &pod)
         .await?;
@@ -121,7 +117,7 @@ async fn save_fails(ctx: &Ctx) -> Result<Vec<Figure>> {
     ctx.contract("spoilt").await?;
     let keys = ctx.read_keys("spoilt", KEYS).await?;
     ensure!(keys.absent == 0, "data was lost: {keys:?}");
-    in_server(ctx, &pod, REPAIR).await?;
+    ctx.in_server(&pod, REPAIR).await?;
     ctx.told("spoilt", conditions::PERSISTENCE_FAILING, false, &pod)
         .await?;
     Ok(vec![Figure::seconds("told after", told)])

@@ -50,7 +50,9 @@ impl Placement {
             self.members.iter().filter(here).collect()
         };
         match (fault.kind, fault.target) {
-            (Kind::DeleteAll, _) => self.members.iter().collect(),
+            (Kind::DeleteAll | Kind::PowerOffAll, _) => self.members.iter().collect(),
+            // Nobody is killed, nor moved.
+            (Kind::FailSaves, _) => Vec::new(),
             (_, Target::Member(shard, role)) => self.member(shard, role).into_iter().collect(),
             (_, Target::Shard(shard)) => self.members.iter().filter(|m| m.shard == shard).collect(),
             (_, Target::Link(_, Cut::ControlPlane) | Target::TheOne) => Vec::new(),

@@ -9,6 +9,7 @@ fn shape(shards: u32, storage: bool) -> Shape {
         replicas: 1,
         storage,
         durable: false,
+        always: false,
         engine: "redis:8.2".to_owned(),
     }
 }
@@ -255,6 +256,26 @@ fn a_shard_without_memory_is_gone_unless_it_has_volumes() {
     assert_eq!(of(false, &both).loss[&0], Loss::Until(20_100));
     assert_eq!(of(true, &both).loss[&0], Loss::Within(9_000, 12_100));
     assert_eq!(of(true, &both).failures, Failures::Any);
+}
+
+#[test]
+fn without_power_anywhere_memory_is_gone_and_volumes_have_what_was_written_before() {
+    let off = [strike(Kind::PowerOffAll, Target::TheOne, 10_000)];
+    for shard in 0..3 {
+        assert_eq!(of(false, &off).loss[&shard], Loss::Until(11_100));
+        assert_eq!(of(true, &off).loss[&shard], Loss::Within(9_000, 11_100));
+        assert_eq!(durable(&off).loss[&shard], Loss::Within(9_000, 11_100));
+    }
+    assert_eq!(of(true, &off).failures, Failures::Any);
+}
+
+#[test]
+fn a_file_that_cannot_be_rewritten_costs_nothing_and_lack_of_memory_what_a_kill_does() {
+    let spoilt = of(true, &[strike(Kind::FailSaves, PRIMARY, 10_000)]);
+    assert_eq!(spoilt, of(true, &[]));
+    let exhausted = of(false, &[strike(Kind::OutOfMemory, PRIMARY, 10_000)]);
+    let killed = of(false, &[strike(Kind::KillServer, PRIMARY, 10_000)]);
+    assert_eq!(exhausted, killed);
 }
 
 #[test]
