@@ -317,7 +317,7 @@ impl Ctx {
         self.settings.target.kubectl(&args, limit).await
     }
 
-    /// Runs lines of shell in the container of a server, as its user, who can speak to it by `redis-cli`: what they print.
+    /// Runs lines of shell in the container of a server, as its user, who can speak to it by `$cli`: what they print.
     ///
     /// # Errors
     /// When they fail, or the container does not run.
@@ -332,7 +332,10 @@ impl Ctx {
     /// The words for `kubectl` that do so.
     pub(crate) fn shell(pod: &str, lines: &str) -> [String; 6] {
         let password = paths::PASSWORD_FILE;
-        let lines = format!("export REDISCLI_AUTH=\"$(cat {password})\"\n{lines}");
+        let lines = format!(
+            "export REDISCLI_AUTH=\"$(cat {password})\"\n\
+             cli=$(command -v valkey-cli || command -v redis-cli)\n{lines}"
+        );
         ["exec", pod, "--", "sh", "-c", &lines].map(str::to_owned)
     }
 

@@ -20,6 +20,9 @@ pub(crate) enum Kind {
     FailSaves,
     /// Agent and server of a pod get SIGKILL at once.
     KillContainer,
+    /// The process that holds a pod's network gets SIGKILL: the kubelet stops the pod's containers, and makes it anew with
+    /// another address.
+    KillSandbox,
     /// Every pod of a shard is deleted at once.
     DeleteShard,
     /// Every pod of the cluster is deleted at once, also those of the API.
@@ -59,7 +62,7 @@ pub(crate) enum Manner {
 
 impl Kind {
     /// Every kind.
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::DeletePod,
         Self::ForceDeletePod,
         Self::KillServer,
@@ -67,6 +70,7 @@ impl Kind {
         Self::OutOfMemory,
         Self::FailSaves,
         Self::KillContainer,
+        Self::KillSandbox,
         Self::DeleteShard,
         Self::DeleteAll,
         Self::KillOperator,
@@ -89,6 +93,7 @@ impl Kind {
             Self::OutOfMemory => "server-oom",
             Self::FailSaves => "save-fail",
             Self::KillContainer => "container-kill",
+            Self::KillSandbox => "sandbox-kill",
             Self::DeleteShard => "shard-delete",
             Self::DeleteAll => "all-delete",
             Self::KillOperator => "operator-kill",
@@ -107,6 +112,7 @@ impl Kind {
         matches!(
             self,
             Self::KillContainer
+                | Self::KillSandbox
                 | Self::KillApi
                 | Self::PowerOff
                 | Self::PowerOffAll
@@ -153,9 +159,11 @@ impl Kind {
     /// How it strikes Redis pods.
     pub(crate) fn manner(self) -> Manner {
         match self {
-            Self::DeletePod | Self::ForceDeletePod | Self::DeleteShard | Self::DeleteAll => {
-                Manner::Told
-            }
+            Self::DeletePod
+            | Self::ForceDeletePod
+            | Self::KillSandbox
+            | Self::DeleteShard
+            | Self::DeleteAll => Manner::Told,
             Self::Drain => Manner::Guarded,
             Self::KillServer
             | Self::HangServer

@@ -31,15 +31,15 @@ done
 "#;
 
 /// Has the append-only file rewritten where no file can be made.
-pub(crate) const SPOIL: &str = "chmod 555 /data/appendonlydir && redis-cli BGREWRITEAOF";
+pub(crate) const SPOIL: &str = "chmod 555 /data/appendonlydir && $cli BGREWRITEAOF";
 /// The same where one can.
-pub(crate) const REPAIR: &str = "chmod 755 /data/appendonlydir && redis-cli BGREWRITEAOF";
+pub(crate) const REPAIR: &str = "chmod 755 /data/appendonlydir && $cli BGREWRITEAOF";
 /// Asks the server beside it for one value that is larger than its container may be. Of a few keys one is in its shard; the
 /// others it does not serve. Images of servers have few programs besides the shell.
 const DEVOUR: &str = r#"i=0
 while [ $i -lt 64 ]; do
     i=$((i + 1))
-    case $(redis-cli SETRANGE "oversized-$i" 500000000 x 2>&1) in
+    case $($cli SETRANGE "oversized-$i" 500000000 x 2>&1) in
     MOVED* | CLUSTERDOWN* | READONLY* | LOADING* | MASTERDOWN*) ;;
     *) echo struck; exit 0 ;;
     esac
@@ -276,6 +276,11 @@ pub(crate) async fn inject(ctx: &Ctx, sight: &Sight, fault: &Fault) -> Result<Op
             everywhere()?;
             let containers = sight.containers(&sight.member(shard, role)?.pod)?;
             return Ok(kill(containers)?.then(Undo::default));
+        }
+        (Kind::KillSandbox, Target::Member(shard, role)) => {
+            everywhere()?;
+            let containers = sight.containers(&sight.member(shard, role)?.pod)?;
+            return Ok(containers.kill_sandbox()?.then(Undo::default));
         }
         (Kind::DeleteShard | Kind::DeleteAll, _) => {
             let struck = sight.placement.struck(fault);

@@ -2,7 +2,7 @@
 //! shell reaches can be killed, agent and server in one blow, and with the API server away.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Pod;
@@ -69,6 +69,26 @@ impl Containers {
         Ok(struck)
     }
 
+    /// Kills the process that holds the pod's network; false if there is none.
+    ///
+    /// # Errors
+    /// When the kernel does not let us.
+    pub(super) fn kill_sandbox(&self) -> Result<bool> {
+        let Some(network) = self.processes()?.into_iter().find_map(network_of) else {
+            return Ok(false);
+        };
+        let all = fs::read_dir("/proc").context("the processes")?;
+        let numbers = all.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        let holder = numbers.map(Pid::from_raw).find(|process| {
+            is_named(*process, "pause") && network_of(*process).as_ref() == Some(&network)
+        });
+        match holder.map(|process| kill(process, Signal::SIGKILL)) {
+            Some(Ok(())) => Ok(true),
+            None | Some(Err(Errno::ESRCH)) => Ok(false),
+            Some(Err(error)) => Err(error).context("killing a pod's sandbox"),
+        }
+    }
+
     fn processes(&self) -> Result<Vec<Pid>> {
         let hierarchies = fs::read_dir("/sys/fs/cgroup").context("the cgroups")?;
         let version_1 = hierarchies.filter_map(|entry| Some(entry.ok()?.path()));
@@ -102,10 +122,19 @@ fn parse(list: &str) -> Vec<Pid> {
 }
 
 fn is_server(process: Pid) -> bool {
-    let name = fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
     ["redis-server", "valkey-server"]
         .iter()
-        .any(|server| name.starts_with(server))
+        .any(|server| is_named(process, server))
+}
+
+fn is_named(process: Pid, name: &str) -> bool {
+    let said = fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
+    said.starts_with(name)
+}
+
+/// The network namespace in which a process is.
+fn network_of(process: Pid) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{process}/ns/net")).ok()
 }
 
 /// Lets stopped processes go on; those that are gone by now need it no more.

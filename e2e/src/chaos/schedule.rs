@@ -301,7 +301,8 @@ fn draw_fault(dice: &mut Dice, kind: Kind, shape: &Shape, nodes: u32) -> Fault {
         | Kind::KillServer
         | Kind::HangServer
         | Kind::FailSaves
-        | Kind::KillContainer => Target::Member(shard, role),
+        | Kind::KillContainer
+        | Kind::KillSandbox => Target::Member(shard, role),
         // Replicas take no orders that cost memory.
         Kind::OutOfMemory => Target::Member(shard, Role::Primary),
         Kind::DeleteShard => Target::Shard(shard),
