@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use cachecluster_contract::labels;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::DeleteParams;
 
-use crate::chaos::fault::{Cut, Fault, Kind, Target};
+use crate::chaos::fault::{Cut, Fault, Kind, Role, Target};
 use crate::chaos::inject::{Sight, mend};
 use crate::cluster::{Ctx, READY, Settings};
 use crate::command::Target as Client;
@@ -182,6 +182,7 @@ impl Row {
     async fn once(&self, ctx: &Ctx) -> Result<Run> {
         replace_restarted(ctx).await?;
         steady(ctx, NAME, 1, std::time::Instant::now(), 2 * READY).await?;
+        knows(ctx).await?;
         let lasts = Duration::from_secs(self.writes);
         let (number, node) = match self.event {
             Event::Node(_) => node_of_primary(ctx, NAME).await?,
@@ -228,6 +229,7 @@ impl Row {
                 going_on.now().await?;
                 struck?;
                 // Nobody wrote a status before.
+                knows(ctx).await?;
                 let before = start.elapsed();
                 let now = std::time::Instant::now();
                 let whole = before + steady(ctx, NAME, 1, now, 2 * READY).await?;
@@ -235,6 +237,23 @@ impl Row {
             }
         }
     }
+}
+
+/// Waits until the status tells who the first shard's primary is. While the operator is away, it tells who was.
+async fn knows(ctx: &Ctx) -> Result<()> {
+    let told = ctx.eventually("the status is of now", 3 * READY, async || {
+        let sight = Sight::of(ctx, NAME).await?;
+        let member = sight.placement.member(0, Role::Primary);
+        let member = member.context("the first shard has no pods")?;
+        let role = ctx.in_server(&member.pod, "$cli ROLE").await?;
+        ensure!(
+            member.primary && role.starts_with("master"),
+            "{} is {role}",
+            member.pod
+        );
+        Ok(())
+    });
+    told.await
 }
 
 /// Replaces pods whose containers have ended before, one after the other: Kubernetes would wait longer and longer before it

@@ -60,12 +60,12 @@ impl<T: Clone> Deck<T> {
 
     /// The next card; none only if the deck never had one.
     pub(super) fn deal(&mut self, dice: &mut Dice) -> Option<T> {
-        self.deal_one(dice, |_| true)
+        self.deal_fitting(dice, |_| true)
     }
 
     /// The next card that fits; those before it stay where they are, and are the next to be dealt. None only if the deck
     /// never had one.
-    pub(super) fn deal_one(&mut self, dice: &mut Dice, fits: impl Fn(&T) -> bool) -> Option<T> {
+    pub(super) fn deal_fitting(&mut self, dice: &mut Dice, fits: impl Fn(&T) -> bool) -> Option<T> {
         if !self.left.iter().any(&fits) {
             let mut deck = self.cards.clone();
             dice.shuffle(&mut deck);
@@ -105,9 +105,9 @@ mod tests {
         let mut dice = Dice::new(1);
         let mut deck = Deck::of([('a', 2), ('b', 1)]);
         for _ in 0..5 {
-            assert_eq!(deck.deal_one(&mut dice, |card| *card == 'a'), Some('a'));
+            assert_eq!(deck.deal_fitting(&mut dice, |card| *card == 'a'), Some('a'));
         }
         assert_eq!(deck.deal(&mut dice), Some('b'));
-        assert_eq!(deck.deal_one(&mut dice, |card| *card == 'c'), None);
+        assert_eq!(deck.deal_fitting(&mut dice, |card| *card == 'c'), None);
     }
 }

@@ -248,7 +248,7 @@ fn draw_faults(
 ) -> Vec<Fault> {
     let nodes = profile.nodes.unwrap_or(1);
     let fits = |kind: &Kind| shape.storage || !kind.needs_storage();
-    let Some(kind) = kinds.deal_one(dice, fits) else {
+    let Some(kind) = kinds.deal_fitting(dice, fits) else {
         return Vec::new();
     };
     let first = draw_fault(dice, kind, shape, nodes);
@@ -256,7 +256,7 @@ fn draw_faults(
     let gap = Duration::from_millis(u64::from(dice.between(0, 2_000)));
     // Some do not go together; a few are tried.
     for _ in 0..if pair { 4 } else { 0 } {
-        let Some(kind) = kinds.deal_one(dice, fits) else {
+        let Some(kind) = kinds.deal_fitting(dice, fits) else {
             break;
         };
         let mut second = draw_fault(dice, kind, shape, nodes);
@@ -483,8 +483,8 @@ mod tests {
         }
     }
 
-    /// Whether rounds that are few show much: a boot; under writers a cut or lost node, a drain, an operator or API server
-    /// that is away, a pair; a shape that is not the usual one; and do not take long.
+    /// Whether rounds that are few show much: a boot; under writers a cut or lost node, a drain, a server without memory, an
+    /// operator or API server that is away, a pair; a shape that is not the usual one; and do not take long.
     fn shows_much(rounds: &[Round]) -> bool {
         let watched = rounds.iter().filter(|round| round.start == Start::Whole);
         let any = |kinds: &[Kind]| {
@@ -513,6 +513,7 @@ mod tests {
                 .iter()
                 .any(|round| (round.shape.shards, round.shape.replicas) != (3, 1))
             && any(&[Kind::Drain])
+            && any(&[Kind::OutOfMemory])
             && rounds.iter().all(Round::can_be_watched)
             && lasts + lives * Duration::from_secs(30) <= Duration::from_secs(100)
             && pods <= 6

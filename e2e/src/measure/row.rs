@@ -12,6 +12,9 @@ use crate::trial::{Seen, Struck};
 
 /// How long a primary that is cut off may go on acknowledging, in milliseconds: see docs/reliability.md.
 const ISOLATED: i64 = 3_200;
+/// Requests that the writer through HTTP has under way at a time: when a node goes, so many may hang on its API pod. Each
+/// hangs for ten seconds; no more are to be sent there by then.
+const UNDER_WAY: u64 = 8;
 /// How long a server that is told to stop may go on acknowledging, in milliseconds.
 const STOPPING: i64 = 10_000;
 
@@ -120,13 +123,13 @@ pub(super) fn rows() -> Vec<Row> {
         Row {
             lasts: 25,
             writes: 70,
-            failed: None,
+            failed: Some(UNDER_WAY),
             ..row("node powered off", Event::Node(Kind::PowerOff), Some(1500))
         },
         Row {
             lasts: 20,
             writes: 60,
-            failed: None,
+            failed: Some(UNDER_WAY),
             ..row("node cut off", Event::Node(Kind::Partition), Some(1500))
         },
         Row {

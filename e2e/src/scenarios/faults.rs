@@ -137,10 +137,7 @@ async fn out_of_memory(ctx: &Ctx) -> Result<Vec<Figure>> {
     let act = async {
         let primary = primary(ctx, NAME).await?;
         let (start, began) = (std::time::Instant::now(), now_ms());
-        ensure!(
-            exhaust(ctx, &primary).await?,
-            "{primary} serves none of the keys"
-        );
+        ensure!(exhaust(ctx, &primary).await?, "{primary} was not killed");
         let crash = began..=now_ms();
         let whole = steady(ctx, NAME, 1, start, READY).await?;
         ctx.told(NAME, conditions::OUT_OF_MEMORY, true, &primary)

@@ -93,7 +93,8 @@ async fn node_partitioned(ctx: &Ctx) -> Result<Vec<Figure>> {
     figures.extend([
         Figure::count("lost on the node that was cut off", inside.lost),
         Figure::number("acknowledged alone for", ms(longest.0), "ms").at_most(ms(ISOLATED)),
-        Figure::number("two acknowledged for", ms(longest.1), "ms").at_most(ms(OVERLAP)),
+        Figure::number("two acknowledged for", ms(longest.1), "ms")
+            .never_above(ms(OVERLAP + GRAIN)),
     ]);
     figures.push(spread(ctx, NAME).await?);
     Ok(figures)

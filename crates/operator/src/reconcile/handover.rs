@@ -25,7 +25,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 pub struct Handovers {
     /// Since when everything has been as wanted, with these primaries.
     healthy: Option<Instant>,
-    /// The primaries at the last look, by shard.
+    /// The primaries at the last look, by shard, with what has been handed over since.
     primaries: Vec<Option<NodeRef>>,
     /// Since when clients are served and all servers that answer hear each other and agree.
     calm: Option<Instant>,
@@ -58,11 +58,11 @@ impl Handovers {
     fn note(&mut self, health: &Health, now: Instant) {
         let calm = health.is_serving() && health.joined && health.agreed;
         let since = |is: bool, was: Option<Instant>| is.then(|| was.unwrap_or(now));
-        // Who has just stepped down may be about to stop, and Kubernetes does not tell: asked back, it would take the
-        // writes of these five seconds along.
+        // Who has just stepped down may be about to stop. A kubelet that restarts a container, or makes a pod's sandbox
+        // anew, tells its agent and nobody else. Asked back, it would be gone while the primary holds writes back for it.
         let primaries: Vec<_> = health.shards.iter().map(|it| it.primary.clone()).collect();
         if primaries != self.primaries {
-            (self.healthy, self.primaries) = (None, primaries);
+            (self.healthy, self.calm, self.primaries) = (None, None, primaries);
         }
         self.healthy = since(health.is_healthy(), self.healthy);
         self.calm = since(calm, self.calm);
@@ -70,11 +70,18 @@ impl Handovers {
 
     /// What came of the plan's action: `Some(true)` if it was taken with success, `None` if it was not taken.
     pub fn tried(&mut self, plan: &Plan, success: Option<bool>, now: Instant) {
-        if !matches!(plan.action, Some(Action::Failover { .. })) {
+        let Some(Action::Failover { replica }) = &plan.action else {
             return;
-        }
+        };
         match success {
-            Some(true) => (self.failures, self.paused) = (0, None),
+            Some(true) => {
+                (self.failures, self.paused) = (0, None);
+                // What it did itself is no reason to wait.
+                let mut shards = plan.health.shards.iter().zip(&mut self.primaries);
+                if let Some((_, primary)) = shards.find(|(it, _)| it.in_sync.contains(replica)) {
+                    *primary = Some(replica.clone());
+                }
+            }
             Some(false) => {
                 let doublings = self.failures.min(16);
                 let pause = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(doublings));
@@ -142,9 +149,16 @@ mod tests {
         let at = |seconds| start + Duration::from_secs(seconds);
         weighed(&mut memory, &sim, at(0));
         let due = weighed(&mut memory, &sim, at(10));
-        sim.apply(&due.action.unwrap());
+        sim.apply(due.action.as_ref().unwrap());
         sim.gossip();
-        // Whoever did that: between two looks, nothing has been amiss.
+        // Between two looks, nothing has been amiss. Its own hand-overs follow each other without a pause.
+        let mut own = Handovers {
+            healthy: memory.healthy,
+            primaries: memory.primaries.clone(),
+            ..Handovers::default()
+        };
+        own.tried(&due, Some(true), at(10));
+        assert!(weighed(&mut own, &sim, at(11)).action.is_some());
         let next = weighed(&mut memory, &sim, at(11));
         assert!(next.health.is_healthy(), "{:?}", next.health);
         assert_eq!((next.action, next.requeue), (None, CALM));
@@ -174,9 +188,9 @@ mod tests {
         memory.tried(&plan, None, now);
         assert!(weighed(&mut memory, &sim, now).action.is_some());
         memory.tried(&plan, Some(true), now);
+        assert_eq!((memory.failures, memory.paused), (0, None));
         memory.tried(&plan, Some(false), now);
-        now += FIRST_PAUSE;
-        assert!(weighed(&mut memory, &sim, now).action.is_some());
+        assert_eq!(memory.paused, Some(now + FIRST_PAUSE));
     }
 
     #[test]

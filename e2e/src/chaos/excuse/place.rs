@@ -63,7 +63,7 @@ impl Placement {
     }
 
     /// The member of a shard with a role; if there is none with it, another one.
-    pub(in crate::chaos) fn member(&self, shard: u32, role: Role) -> Option<&Member> {
+    pub(crate) fn member(&self, shard: u32, role: Role) -> Option<&Member> {
         let wanted = role == Role::Primary;
         let mut members = self.members.iter().filter(|member| member.shard == shard);
         let any = members.clone().next();
