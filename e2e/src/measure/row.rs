@@ -12,6 +12,9 @@ use crate::trial::{Seen, Struck};
 
 /// How long a primary that is cut off may go on acknowledging, in milliseconds: see docs/reliability.md.
 const ISOLATED: i64 = 3_200;
+/// How long writers write, in seconds, where an operator that was killed again and again has to be back by the end: the
+/// kubelet keeps it waiting for up to 40 s, and its lease for 15 s.
+const OPERATOR_BACK: u64 = 80;
 /// Requests that the writer through HTTP has under way at a time: when a node goes, so many may hang on its API pod. Each
 /// hangs for ten seconds; no more are to be sent there by then.
 const UNDER_WAY: u64 = 8;
@@ -153,7 +156,7 @@ pub(super) fn rows() -> Vec<Row> {
             ..row("every pod deleted, durable, fsync Always", Event::All, None)
         },
         Row {
-            writes: 45,
+            writes: OPERATOR_BACK,
             ..row(
                 "pod deleted, operator killed in a loop",
                 Event::During(Kind::KillOperatorLoop, Kind::DeletePod),
@@ -161,7 +164,7 @@ pub(super) fn rows() -> Vec<Row> {
             )
         },
         Row {
-            writes: 45,
+            writes: OPERATOR_BACK,
             ..row(
                 "server killed, operator killed in a loop",
                 Event::During(Kind::KillOperatorLoop, Kind::KillServer),
