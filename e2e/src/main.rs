@@ -15,6 +15,7 @@ mod namespace;
 mod objects;
 mod probe;
 mod prober;
+mod release;
 mod scenarios;
 mod trial;
 

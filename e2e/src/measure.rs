@@ -21,6 +21,7 @@ use crate::command::Target as Client;
 use crate::drive::{await_operator, connect, interruption, interruptions, mark};
 use crate::objects::Kinds;
 use crate::probe::Place;
+use crate::release::release;
 use crate::trial::{
     Struck, inject, lasting, node_of_primary, now_ms, of, of_primary, steady, strike, watched,
 };
@@ -242,6 +243,7 @@ impl Row {
 /// Waits until the status tells who the first shard's primary is. While the operator is away, it tells who was.
 async fn knows(ctx: &Ctx) -> Result<()> {
     let told = ctx.eventually("the status is of now", 3 * READY, async || {
+        release(ctx, &ctx.operator_pods().await?).await?;
         let sight = Sight::of(ctx, NAME).await?;
         let member = sight.placement.member(0, Role::Primary);
         let member = member.context("the first shard has no pods")?;

@@ -8,9 +8,9 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use cachecluster_contract::{labels, names, paths};
 use cachecluster_crd::{CacheCluster, CacheClusterStatus};
 use futures::future::join_all;
-use k8s_openapi::api::core::v1::{ContainerState, Node, Pod};
+use k8s_openapi::api::core::v1::Node;
 use kube::Client;
-use kube::api::{Api, DeleteParams, ListParams};
+use kube::api::{Api, ListParams};
 
 use super::excuse::{Loss, RATE, Strike, excuse};
 use super::fault::{Fault, Kind};
@@ -24,6 +24,7 @@ use crate::namespace;
 use crate::objects::Kinds;
 use crate::probe::Place;
 use crate::prober::report::{RedisWriterReport, WriterReport};
+use crate::release::release;
 use crate::trial::AGAIN;
 
 /// The cache cluster's name, in a namespace of its own.
@@ -429,38 +430,6 @@ impl Life {
         }
         Ok(())
     }
-}
-
-/// Removes the operator's pods that the kubelet holds back because they were killed so often, so that others take their
-/// place. One that ended by itself is left for whoever looks.
-async fn release(ctx: &Ctx, operator: &[Pod]) -> Result<()> {
-    let pods: Api<Pod> = Api::namespaced(ctx.client.clone(), &ctx.settings.operator_namespace);
-    for pod in operator.iter().filter(|pod| is_held_back(pod)) {
-        let name = pod.metadata.name.as_deref().unwrap_or_default();
-        let now = DeleteParams::default().grace_period(0);
-        match pods.delete(name, &now).await {
-            Ok(_) => {}
-            Err(kube::Error::Api(status)) if status.is_not_found() => {}
-            Err(error) => return Err(error).context("replacing a pod of the operator"),
-        }
-    }
-    Ok(())
-}
-
-/// Whether a container of a pod waits for its turn after it was killed.
-fn is_held_back(pod: &Pod) -> bool {
-    /// 128 and the number of SIGKILL.
-    const KILLED: i32 = 137;
-    let containers = pod.status.iter().flat_map(|it| &it.container_statuses);
-    containers.flatten().any(|container| {
-        let state = |state: &Option<ContainerState>| state.clone().unwrap_or_default();
-        let waiting = state(&container.state).waiting.and_then(|it| it.reason);
-        let ended = state(&container.last_state).terminated;
-        waiting.as_deref() == Some("CrashLoopBackOff")
-            && ended.is_some_and(|it| {
-                it.exit_code == KILLED && it.reason.as_deref() != Some("OOMKilled")
-            })
-    })
 }
 
 /// Says so if a node held a majority of three or more primaries when the first fault struck: what that costs is excused,
