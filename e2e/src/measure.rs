@@ -121,8 +121,11 @@ pub(crate) async fn run(args: Args) -> Result<bool> {
         let mended = mend(&ctx).await.context("making the nodes good again");
         namespace::remove(&ctx).await?;
         mended?;
-        println!("{}", line.markdown());
-        lines.push(line);
+        // Of a row that was interrupted before its first run's end, there is nothing to say.
+        if !(stopped && line.runs.is_empty()) {
+            println!("{}", line.markdown());
+            lines.push(line);
+        }
         if let Some(page) = &args.write {
             write(page, &lines)?;
         }

@@ -15,9 +15,9 @@ const ISOLATED: i64 = 3_200;
 /// How long writers write, in seconds, where an operator that was killed again and again has to be back by the end: the
 /// kubelet keeps it waiting for up to 40 s, and its lease for 15 s.
 const OPERATOR_BACK: u64 = 80;
-/// Requests that the writer through HTTP has under way at a time: when a node goes, so many may hang on its API pod. Each
-/// hangs for ten seconds; no more are to be sent there by then.
-const UNDER_WAY: u64 = 8;
+/// Requests that may hang on the API pod of a node that goes. The writer through HTTP has eight under way, each for ten
+/// seconds at most. By then none are sent there any more, or, where the operator that leads went, too, after as long again.
+const UNDER_WAY: u64 = 2 * 8;
 /// How long a server that is told to stop may go on acknowledging, in milliseconds.
 const STOPPING: i64 = 10_000;
 
